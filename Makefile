@@ -1,0 +1,55 @@
+# demo and test set themselves up: a virtual environment in .venv, made once and again when pyproject.toml changes.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+RUN := $(BIN)/papermill --no-progress-bar --log-output --log-level WARNING -k python3
+READY := .venv/.installed
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: help install demo test unchanged figures export bench clean
+
+help:
+	@echo "make demo     the loop on 8x8 digits, vanilla against entropy selection, drawn (minutes)"
+	@echo "make test     everything that must hold"
+	@echo "make figures  redraw figures/ from figures/records/"
+	@echo "make export   notebooks -> collapse_nb/"
+	@echo "make bench    benchmarks, as ratios"
+
+install: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@mkdir -p runs
+	$(BIN)/python -m collapse_nb.sweep demo
+	$(RUN) nbs/fig_demo.ipynb runs/fig_demo.ipynb -p records runs/records/demo.csv -p out_dir figures/local
+	@echo; echo "The comparison:      figures/local/demo.png (and .svg)"
+	@echo "Each run's figure:   figures/local/loop-demo-*.png"
+	@echo "Each run's notebook: runs/demo-*/run_loop.ipynb, its numbers: runs/demo-*/metrics.csv"
+
+test: $(READY) unchanged
+	$(BIN)/ruff check .
+	$(BIN)/nbdev-test --n_workers 2
+	$(BIN)/python -m pytest
+
+# The notebooks are clean and the modules are what they export.
+STATE = cat nbs/*.ipynb collapse_nb/*.py settings.ini pyproject.toml | sha256sum
+unchanged: $(READY)
+	@before=$$($(STATE)); $(BIN)/nbdev-clean && $(BIN)/nbdev-export && after=$$($(STATE)) && \
+	if [ "$$before" = "$$after" ]; then echo "nbdev-clean and nbdev-export leave the tree unchanged"; \
+	else echo "nbdev-clean or nbdev-export changed the tree: commit what they wrote"; git status --short; exit 1; fi
+
+figures: $(READY)
+	@for nb in nbs/fig_*.ipynb; do $(RUN) $$nb runs/$$(basename $$nb) || exit 1; done
+
+export: $(READY)
+	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
+
+bench: $(READY)
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+
+clean:
+	rm -rf runs figures/local build dist .pytest_cache .ruff_cache .hypothesis
