@@ -1,7 +1,7 @@
 # demo and test set themselves up: a virtual environment in .venv, made once and again when pyproject.toml changes.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-RUN := $(BIN)/papermill --no-progress-bar --log-output --log-level WARNING -k python3
+RUN := $(BIN)/papermill --no-progress-bar --stdout-file - -k python3
 READY := .venv/.installed
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	@mkdir -p runs
-	$(BIN)/python -m collapse_nb.sweep demo
+	$(BIN)/python -c 'from collapse_nb.sweep import run_named_study; run_named_study("demo")'
 	$(RUN) nbs/fig_demo.ipynb runs/fig_demo.ipynb -p records runs/records/demo.csv -p out_dir figures/local
 	@echo; echo "The comparison:      figures/local/demo.png (and .svg)"
 	@echo "Each run's figure:   figures/local/loop-demo-*.png"

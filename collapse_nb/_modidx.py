@@ -146,4 +146,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'collapse_nb.sweep.complete_iterations': ('sweep.html#complete_iterations', 'collapse_nb/sweep.py'),
                                    'collapse_nb.sweep.notebook_parameters': ('sweep.html#notebook_parameters', 'collapse_nb/sweep.py'),
                                    'collapse_nb.sweep.run_cell': ('sweep.html#run_cell', 'collapse_nb/sweep.py'),
-                                   'collapse_nb.sweep.run_study': ('sweep.html#run_study', 'collapse_nb/sweep.py')}}}
+                                   'collapse_nb.sweep.run_named_study': ('sweep.html#run_named_study', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.run_study': ('sweep.html#run_study', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.standing': ('sweep.html#standing', 'collapse_nb/sweep.py')}}}

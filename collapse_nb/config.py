@@ -306,5 +306,6 @@ def check_parameters(
     *allowed: str,  # the names in its parameters cell
 ):
     "Raises ValueError for a papermill parameter that the notebook does not have."
-    for name in sorted(injected_names(namespace.get("In", ())) - set(allowed)):
+    papermill_own = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}
+    for name in sorted(injected_names(namespace.get("In", ())) - set(allowed) - papermill_own):
         raise ValueError(f"{name} = {namespace.get(name)!r}: no such parameter (allowed: {', '.join(allowed)})")

@@ -69,11 +69,9 @@ def frechet_distance(
     a, b = (as_points(x, f"features_{s}").astype(np.float64) for s, x in zip("ab", (features_a, features_b)))
     if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features of shapes {list(a.shape)} and {list(b.shape)} (allowed: one dimension, at least 2 points each)")
-    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    return float(((a.mean(0) - b.mean(0))**2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    r_a, r_b = (np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b))
+    cross = np.linalg.svd(r_a @ r_b.T, compute_uv=False).sum()
+    return float(((a.mean(0) - b.mean(0))**2).sum() + (r_a**2).sum() + (r_b**2).sum() - 2 * cross)
 
 # %% ../nbs/09_metrics.ipynb #42be2dab
 def measure(

@@ -38,10 +38,10 @@ def ddim(model: Denoiser):
 
 @SAMPLERS.register("dpm++")
 def dpm_plus_plus(model: Denoiser):
-    "Second order, deterministic: the fewest evaluations."
+    "Second order, deterministic, steps even in log SNR (`ddpm`) or as Karras et al. (`edm`): the fewest evaluations."
     d = import_diffusers()
     if model.objective == "ddpm":
-        return d.DPMSolverMultistepScheduler(**_LINEAR, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing")
+        return d.DPMSolverMultistepScheduler(**_LINEAR, algorithm_type="dpmsolver++", solver_order=2, use_lu_lambdas=True)
     return d.EDMDPMSolverMultistepScheduler(**_SIGMAS, sigma_data=model.sigma_data, solver_order=2)
 
 # %% ../nbs/08_sampling.ipynb #34039c61

@@ -40,9 +40,9 @@ def equal_shares(
     "As equal as the sizes allow, remainders to the oldest."
     shares, sizes = np.zeros(len(sizes), np.int64), np.asarray(sizes, np.int64)
     while (left := n - shares.sum()) > 0:
-        open_ = np.flatnonzero(shares < sizes)
-        give = np.full(len(open_), left // len(open_)); give[:left % len(open_)] += 1
-        shares[open_] = np.minimum(sizes[open_], shares[open_] + give)
+        open_ = np.flatnonzero(shares < sizes)  # these all have the same share so far
+        if left < len(open_): open_ = open_[:left]
+        shares[open_] = np.minimum(sizes[open_], shares[open_] + max(1, left // len(open_)))
     return shares
 
 # %% ../nbs/05_selection.ipynb #9d360ee5

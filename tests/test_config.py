@@ -1,0 +1,139 @@
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields, replace
+
+import pytest
+
+from collapse_nb import config as C
+
+
+def settings(tmp_path, text):
+    path = tmp_path / "settings.ini"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_every_preset_and_study_loads():
+    assert {"smoke", "demo", "ddpm-digits"} <= set(C.preset_names())
+    for name in C.preset_names():
+        assert C.load_preset(name).preset == name
+    for section in C.read_settings():
+        if section.startswith("study:"):
+            assert C.load_study(section.removeprefix("study:"))
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(strategy="entorpy"), ["entorpy", "vanilla", "threshold_decay"]),
+    (dict(paradigm="swap"), ["swap", "replace", "accumulate"]),
+    (dict(dataset="digit"), ["digit", "digits"]),
+    (dict(space="pixels"), ["pixels", "classifier"]),
+    (dict(spaces="pixel, inceptoin"), ["inceptoin", "pixel"]),
+    (dict(n_train=1), ["n_train = 1", "at least 2"]),
+    (dict(iterations=0), ["iterations = 0", "at least 1"]),
+    (dict(seed=-1), ["seed = -1", "at least 0"]),
+    (dict(seed=1.5), ["seed = 1.5", "whole number"]),
+    (dict(seed=True), ["seed = True", "whole number"]),
+    (dict(seed="three"), ["seed = 'three'", "whole number"]),
+    (dict(alpha=1.0), ["alpha = 1.0", "less than 1"]),
+    (dict(alpha=float("nan")), ["alpha = nan", "more than 0"]),
+    (dict(tau=0), ["tau = 0", "more than 0"]),
+    (dict(strategy=3), ["strategy = 3", "text"]),
+    (dict(stratgy="entropy"), ["stratgy = 'entropy'", "no such parameter", "strategy"]),
+])
+def test_a_wrong_value_is_named_with_what_is_allowed(change, words):
+    with pytest.raises(ValueError) as error:
+        C.load_preset("demo", **change)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_unknown_preset_and_study_list_what_exists():
+    with pytest.raises(ValueError, match="dmeo.*demo"):
+        C.load_preset("dmeo")
+    with pytest.raises(ValueError, match="dmeo.*demo"):
+        C.load_study("dmeo")
+
+
+def test_unknown_key_in_the_file_is_refused(tmp_path):
+    path = settings(tmp_path, """
+        [DEFAULT]
+        seed = 0
+        [p]
+        n_trian = 3
+        """)
+    with pytest.raises(ValueError, match=r"\[p\].*n_trian.*n_train"):
+        C.load_preset("p", path=path)
+
+
+def test_missing_key_is_named(tmp_path):
+    path = settings(tmp_path, "[DEFAULT]\nseed = 0\n[p]\nn_train = 3\n")
+    with pytest.raises(ValueError, match="does not say.*iterations"):
+        C.load_preset("p", path=path)
+
+
+def test_text_and_python_values_give_the_same_config():
+    text = C.load_preset("demo", seed="3", alpha="0.8", tau="none", spaces="pixel", n_train="64")
+    assert text == C.load_preset("demo", seed=3, alpha=0.8, spaces=("pixel",), n_train=64)
+
+
+def test_greedy_is_entropy_and_shares_its_run():
+    greedy, entropy = (C.load_preset("demo", strategy=s) for s in ("greedy", "entropy"))
+    assert greedy == entropy and greedy.name == entropy.name
+
+
+def test_names_tell_every_difference_but_length_apart():
+    demo = C.load_preset("demo")
+    others = [replace(demo, **c) for c in (dict(alpha=0.5), dict(seed=1), dict(threads=2), dict(learning_rate=1e-3), dict(tau=3.0))]
+    assert len({c.name for c in [demo, *others]}) == len(others) + 1
+    assert replace(demo, iterations=9).name == demo.name
+
+
+def test_a_study_is_the_product_of_its_lists(tmp_path):
+    cells = C.load_study("smoke", seed="0, 1, 2", n_train=[16, 32])
+    assert len(cells) == 12 and len({c.name for c in cells}) == 12
+    assert {(c.seed, c.n_train, c.strategy) for c in cells} == {(s, n, x) for s in range(3) for n in (16, 32) for x in ("vanilla", "entropy")}
+
+
+def test_more_is_parsed_or_refused():
+    assert C.parse_more("alpha=0.8; spaces=pixel, classifier;") == {"alpha": "0.8", "spaces": "pixel, classifier"}
+    assert C.parse_more(None) == {}
+    with pytest.raises(ValueError, match="alpha 0.8.*key=value"):
+        C.parse_more("alpha 0.8")
+
+
+def test_seeds_differ_by_every_argument():
+    seeds = {C.derive_seed(s, n, stage, step) for s in range(4) for n in range(4) for stage in ("train", "init") for step in range(4)}
+    assert len(seeds) == 128 and all(0 <= s < 2**63 for s in seeds)
+
+
+def test_config_needs_no_torch_and_imports_quickly():
+    code = "import sys, collapse_nb.config as c; c.load_preset('demo'); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False"]
+
+
+def test_every_name_has_a_function():
+    from collapse_nb import data, denoiser, diffusion, features, loop, sampling, selection
+    tables = [selection.STRATEGIES, loop.PARADIGMS, data.DATASETS, features.SPACES, denoiser.NETWORKS, diffusion.OBJECTIVES, sampling.SAMPLERS]
+    assert {t.kind: sorted(t) for t in tables} == {k: sorted(v) for k, v in C.NAMES.items()}
+
+
+def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):
+    for folder in (root, root / "nbs", root / "tests"):
+        monkeypatch.chdir(folder)
+        assert C.project_root() == root
+    monkeypatch.chdir(tmp_path)
+    assert C.project_root() == root  # this module's own checkout
+    monkeypatch.setenv("COLLAPSE_NB_SETTINGS", str(tmp_path / "none.ini"))
+    with pytest.raises(FileNotFoundError, match=r"none\.ini"):
+        C.load_preset("demo")
+
+
+def test_injected_typos_are_found():
+    cells = ["", "strategy = None", "# Parameters\nstratgy = \"entropy\"\nseed = 3\n", "x = 1"]
+    assert C.injected_names(cells) == {"stratgy", "seed"}
+    with pytest.raises(ValueError, match=r"stratgy = 'entropy'.*allowed: strategy, seed"):
+        C.check_parameters({"In": cells, "stratgy": "entropy"}, "strategy", "seed")
+    C.check_parameters({"In": cells}, "stratgy", "seed")
+    C.check_parameters({}, "anything")

@@ -1,0 +1,189 @@
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from collapse_nb.config import load_preset
+from collapse_nb.data import load_images
+from collapse_nb.loop import load_run, open_run, records, run_loop
+from collapse_nb.sweep import collect, notebook_parameters, run_study
+
+SMOKE = dict(train_steps=6, sample_steps=3)
+
+
+def run(path, **change):
+    return list(run_loop(load_preset("smoke", **SMOKE | change), path, progress=False))
+
+
+def numbers(path):
+    "metrics.csv without the columns that measure time, as text."
+    table = pd.read_csv(path / "metrics.csv", dtype=str)
+    return table[[c for c in table if not c.startswith("seconds[")]].to_csv(index=False)
+
+
+def test_the_chain_of_sets(tmp_path):
+    "D_1 is real; D_{n+1} is what iteration n chose; no image of the held-out split is ever trained on."
+    generations = run(tmp_path / "r", strategy="entropy", iterations=3)
+    heldout = {p.tobytes() for p in load_images("digits", split="heldout").pixels}
+    for g, after in zip(generations, generations[1:]):
+        pool = [generations[0].train.pixels] + [x.generated.pixels for x in generations[:g.iteration]]
+        assert (np.concatenate(pool)[g.index] == after.train.pixels).all()
+        assert len(after.train) == 32 and len(g.generated) == 64
+    assert (generations[0].train.source == 0).all()
+    assert not any(p.tobytes() in heldout for p, s in zip(generations[-1].train.pixels, generations[-1].train.source) if s == 0)
+    m = generations[-1].metrics
+    assert sum(m[f"share[{s}]"] for s in range(3)) == pytest.approx(1)
+    assert [m[f"share[{s}]"] for s in range(3)] == [float((generations[-1].train.source == s).mean()) for s in range(3)]
+
+
+def test_vanilla_accumulates_equal_shares_and_replaces_all(tmp_path):
+    last = run(tmp_path / "a", iterations=3)[-1]
+    assert np.bincount(last.train.source).tolist() == [11, 11, 10] and len(last.generated) == 32
+    last = run(tmp_path / "b", iterations=3, paradigm="replace")[-1]
+    assert (last.train.source == 2).all()
+
+
+def test_strategies_with_one_seed_share_the_first_iteration(tmp_path):
+    a, b, c = (run(tmp_path / s, strategy=s, iterations=1)[0] for s in ("vanilla", "entropy", "threshold_decay"))
+    assert (a.generated.pixels == b.generated.pixels[:32]).all() and (b.generated.pixels == c.generated.pixels).all()
+    same = ("gs[pixel]", "entropy[pixel]", "frechet[classifier]", "loss")
+    assert [a.metrics[k] for k in same] == [b.metrics[k] for k in same] == [c.metrics[k] for k in same]
+
+
+def test_two_runs_agree_to_the_byte_and_another_seed_does_not(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tmp_path / name, strategy="threshold_decay", paradigm="replace", seed=seed)
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "b") != numbers(tmp_path / "c")
+    for file in ("iteration-002/generated.npz", "iteration-002/selected.npz"):
+        a, b = (np.load(tmp_path / n / file) for n in "ab")
+        assert all((a[k] == b[k]).all() or k == "distance" for k in a)
+
+
+def test_killed_in_iteration_3_and_continued(tmp_path):
+    "SIGKILL in mid-training; the result is that of an uninterrupted run."
+    change = dict(strategy="entropy", iterations=4, train_steps=40)
+    code = ("import sys; from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
+            f"for g in run_loop(load_preset('smoke', **{SMOKE | change!r}), sys.argv[1], progress=False): pass")
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", code, str(killed)])
+    try:
+        deadline = time.time() + 120
+        while not (killed / "iteration-003.partial").exists():
+            assert process.poll() is None and time.time() < deadline, "the run ended before it could be killed"
+            time.sleep(0.005)
+        time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGKILL); process.wait()
+    assert not (killed / "iteration-003").exists(), "killed too late to test anything"
+    kept = {p: p.stat().st_mtime_ns for n in (1, 2) for p in (killed / f"iteration-00{n}").rglob("*") if p.is_file()}
+    run(killed, **change)
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+    run(tmp_path / "whole", **change)
+    assert numbers(killed) == numbers(tmp_path / "whole")
+    assert not list(killed.glob("*.partial"))
+
+
+def test_a_run_can_be_taken_further_but_not_changed(tmp_path):
+    path = tmp_path / "r"
+    run(path, iterations=1)
+    assert len(run(path, iterations=2)) == 2
+    assert len(run(path, iterations=1)) == 1 and json.loads((path / "config.json").read_text())["iterations"] == 2
+    before = (path / "metrics.csv").read_text()
+    with pytest.raises(ValueError, match=r"another run: strategy = 'vanilla' there, 'entropy' here; .*seed = 0 there, 1 here"):
+        run(path, strategy="entropy", seed=1)
+    assert (path / "metrics.csv").read_text() == before
+    run(tmp_path / "whole", iterations=2)
+    assert numbers(path) == numbers(tmp_path / "whole")
+
+
+def test_bad_directories_are_refused_before_anything_is_trained(tmp_path):
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("x"); other.mkdir(); (other / "thesis.tex").write_text("x")
+    config = load_preset("smoke")
+    with pytest.raises(ValueError, match="is a file"):
+        run_loop(config, file)
+    with pytest.raises(ValueError, match="not writable"):
+        run_loop(config, file / "below")
+    with pytest.raises(ValueError, match="holds other files"):
+        run_loop(config, other)
+    assert [p.name for p in other.iterdir()] == ["thesis.tex"]
+
+
+def test_bad_values_are_refused_before_a_directory_is_made(tmp_path):
+    for change, words in ((dict(n_train=1001), "n = 1001.*1000"), (dict(device="cuda:9"), "device = 'cuda:9'"), (dict(device="gpu"), "'gpu'"),
+                          (dict(network="UNet48"), "UNet48")):
+        with pytest.raises(ValueError, match=words):
+            run_loop(load_preset("smoke", **change), tmp_path / "r")
+        assert not (tmp_path / "r").exists()
+
+
+def test_one_process_at_a_time(tmp_path):
+    config = load_preset("smoke", **SMOKE)
+    first = run_loop(config, tmp_path / "r", progress=False)
+    next(first)
+    with pytest.raises(ValueError, match="another process"):
+        next(run_loop(config, tmp_path / "r", progress=False))
+    first.close()
+    assert len(list(run_loop(config, tmp_path / "r", progress=False))) == 2
+
+
+def test_selection_in_another_space_is_another_selection(tmp_path):
+    a, b = (run(tmp_path / s, strategy="entropy", space=s, iterations=1)[0] for s in ("pixel", "classifier"))
+    assert (a.generated.pixels == b.generated.pixels).all() and set(a.index) != set(b.index)
+
+
+def test_records_are_the_numbers_of_metrics_csv(tmp_path):
+    run(tmp_path / "r", strategy="entropy")
+    wide, tidy = pd.read_csv(tmp_path / "r" / "metrics.csv"), records(tmp_path / "r", "s")
+    for metric, space in (("gs", "pixel"), ("entropy", "classifier"), ("loss", "none"), ("share", "1")):
+        column = metric if space == "none" else f"{metric}[{space}]"
+        rows = tidy[(tidy.metric == metric) & (tidy.space == space)].sort_values("iteration")
+        assert rows.value.tolist() == wide[column].tolist()
+    assert set(tidy.strategy) == {"entropy"} and set(tidy.study) == {"s"}
+
+
+def test_load_run_gives_what_run_loop_gave(tmp_path):
+    generations = run(tmp_path / "r", strategy="threshold_decay")
+    config, loaded = load_run(tmp_path / "r")
+    assert config == load_preset("smoke", **SMOKE, strategy="threshold_decay")
+    for a, b in zip(generations, loaded, strict=True):
+        assert (a.train.pixels == b.train.pixels).all() and (a.index == b.index).all() and a.metrics == b.metrics
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        load_run(tmp_path)
+
+
+def test_a_run_continued_by_other_versions_says_so(tmp_path):
+    run(tmp_path / "r", iterations=1)
+    file = tmp_path / "r" / "environment.json"
+    old = json.loads(file.read_text())
+    old[0]["torch"] = "0.0"; file.write_text(json.dumps(old))
+    run(tmp_path / "r", iterations=2)
+    assert [e["from_iteration"] for e in json.loads(file.read_text())] == [1, 2]
+
+
+def test_open_run_leaves_no_half_written_config(tmp_path):
+    open_run(load_preset("smoke"), tmp_path / "r")
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["config.json"]
+
+
+@pytest.mark.slow
+def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path):
+    good = load_preset("smoke", **SMOKE, iterations=1)
+    bad = dataclasses.replace(good, n_train=900, network="UNet48")
+    assert notebook_parameters(bad)["more"] == "network=UNet48; train_steps=6; sample_steps=3"
+    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed(.|\n)*UNet48"):
+        run_study([bad, good], tmp_path, progress=False)
+    path, notebook = tmp_path / good.name, tmp_path / good.name / "run_loop.ipynb"
+    assert (path / "metrics.csv").exists() and notebook.exists()
+    stamp = notebook.stat().st_mtime_ns
+    assert run_study([good], tmp_path, progress=False) == [path] and notebook.stat().st_mtime_ns == stamp
+    table = collect([path], "s", tmp_path / "records")
+    assert (tmp_path / "records" / "s.csv").exists() and set(table.config) == {good.digest}
+    with np.load(tmp_path / "records" / "s-pictures.npz") as z:
+        assert any(k.endswith("/generated-1") for k in z)

@@ -1,0 +1,80 @@
+"""The notebooks that opt out of nbdev-test, executed as a reader would: papermill, small parameters, a temporary directory."""
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+from conftest import ROOT, text_of
+
+RUNNABLE = sorted(p.stem for pattern in ("run_*", "fig_*") for p in (ROOT / "nbs").glob(pattern + ".ipynb"))
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_tags_and_kernel_survive_nbdev_clean(name, tmp_path):
+    for file in ("pyproject.toml", "settings.ini"):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / "nbs").mkdir(); (tmp_path / "collapse_nb").mkdir()
+    copy = tmp_path / "nbs" / f"{name}.ipynb"
+    shutil.copy(ROOT / "nbs" / f"{name}.ipynb", copy)
+    subprocess.run([f"{sys.prefix}/bin/nbdev-clean", "--fname", str(copy)], cwd=tmp_path, check=True)
+    nb = nbformat.read(copy, 4)
+    assert [c.metadata.get("tags") for c in nb.cells].count(["parameters"]) == 1
+    assert {"name": "python3", "language": "python"}.items() <= nb.metadata.kernelspec.items()
+    assert copy.read_bytes() == (ROOT / "nbs" / f"{name}.ipynb").read_bytes()
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_no_injected_cell_is_committed(name):
+    assert "injected-parameters" not in (ROOT / "nbs" / f"{name}.ipynb").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameters", [
+    dict(strategy="entropy"), dict(strategy="threshold_decay", paradigm="replace", seed=3, n_train=24, iterations=3, space="classifier", more="alpha=0.8")])
+def test_run_loop_takes_its_parameters_and_shows_the_figure(execute, tmp_path, parameters):
+    nb = execute("run_loop", preset="smoke", out_dir=str(tmp_path / "run"), figures_dir=str(tmp_path / "figures"), **parameters)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {k: v for k, v in parameters.items() if k != "more"} | ({"alpha": 0.8} if "more" in parameters else {})
+    assert expected.items() <= config.items() and config["preset"] == "smoke"
+    pictures = [o.data["image/png"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 1 and base64.b64decode(pictures[0])[:4] == b"\x89PNG"
+    assert sorted(p.suffix for p in (tmp_path / "figures").iterdir()) == [".json", ".png", ".svg"]
+    assert f"{parameters['strategy']}: from iteration 1 to {config['iterations']} the generalization score went from" in text_of(nb)
+    assert f"accuracy 0.9" in text_of(nb)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameters, words", [
+    (dict(stratgy="entropy"), "stratgy = 'entropy': no such parameter"), (dict(strategy="entorpy"), "entorpy.*threshold_decay"),
+    (dict(preset="dmeo"), "dmeo.*demo"), (dict(seed=-1), "seed = -1"), (dict(n_train=5000), "n = 5000.*1000"), (dict(more="alpha"), "key=value")])
+@pytest.mark.filterwarnings("ignore::papermill.exceptions.PapermillWarning", "ignore:Passed unknown parameter")
+def test_run_loop_refuses_a_mistake_before_training(execute, tmp_path, parameters, words):
+    with pytest.raises(papermill.PapermillExecutionError, match=words):
+        execute("run_loop", **dict(preset="smoke", out_dir=str(tmp_path / "run"), figures_dir=str(tmp_path / "figures")) | parameters)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_sweep_then_comparison(execute, tmp_path):
+    nb = execute("run_sweep", study="smoke", out_dir=str(tmp_path / "runs"), records_dir=str(tmp_path / "records"))
+    assert len(list((tmp_path / "runs").glob("smoke-*/metrics.csv"))) == 2
+    assert "vanilla" in str(nb.cells[-1].outputs)
+    nb = execute("fig_demo", records=str(tmp_path / "records" / "smoke.csv"), out_dir=str(tmp_path / "figures"))
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["smoke.json", "smoke.png", "smoke.svg"]
+    assert "than vanilla" in text_of(nb)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if n.startswith("fig_")])
+def test_figures_draw_from_the_committed_records(execute, tmp_path, name):
+    execute(name, out_dir=str(tmp_path / "figures"))
+    stem = name.removeprefix("fig_")
+    for suffix in (".png", ".svg", ".json"):
+        assert (tmp_path / "figures" / f"{stem}{suffix}").stat().st_size > 0 and (ROOT / "figures" / f"{stem}{suffix}").exists()
+    committed, drawn = (json.loads((p / f"{stem}.json").read_text()) for p in (ROOT / "figures", tmp_path / "figures"))
+    assert committed == drawn, "the committed figure was drawn from other records"

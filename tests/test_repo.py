@@ -1,0 +1,70 @@
+import re
+import subprocess
+import sys
+import zipfile
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+LIBRARY = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
+
+
+def test_nbdev_reads_pyproject_and_leaves_settings_ini_alone():
+    before = (ROOT / "settings.ini").read_bytes()
+    code = "from nbdev.config import get_config; c = get_config(); print(c.lib_path.name, c.nbs_path.name, c.allowed_cell_metadata_keys)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.split(maxsplit=2) == ["collapse_nb", "nbs", "['tags']\n"] or out.strip() == "collapse_nb nbs ['tags']"
+    assert (ROOT / "settings.ini").read_bytes() == before
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, collapse_nb; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+def test_library_notebooks_read_as_designed(path):
+    "H1, one > line, a badge; default_exp; one imports-only export cell; executed; short functions; small."
+    nb = nbformat.read(path, 4)
+    head = nb.cells[0].source
+    assert head.startswith("# ") and "\n> " in head and "colab" in head
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    assert code[0].source.startswith("#| default_exp")
+    assert all(re.match(r"(#|import |from |\s*$)", line) for line in code[1].source.splitlines())
+    assert not any("default_exp" in c.source for c in code[1:])
+    assert any(c.outputs for c in code) and not any(o.output_type == "error" for c in code for o in c.outputs)
+    assert path.stat().st_size < 200_000
+    for c in code:
+        if c.source.startswith("#| export"):
+            assert len(c.source.splitlines()) <= 60, c.source.splitlines()[1]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+def test_data_flows_down_the_list_of_notebooks(path):
+    "A notebook imports only from those above it."
+    above = [re.search(r"default_exp (\w+)", p.read_text()).group(1) for p in LIBRARY if p.stem < path.stem]
+    used = set(re.findall(r"from collapse_nb\.(\w+) import", path.read_text()))
+    assert used <= set(above), used - set(above)
+
+
+def test_readme_commands_exist():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", readme, re.M):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    for notebook in re.findall(r"nbs/(\w+\.ipynb)", readme):
+        assert (ROOT / "nbs" / notebook).exists(), notebook
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_presets(tmp_path):
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    target = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(target)
+    assert (target / "collapse_nb" / "settings.ini").read_bytes() == (ROOT / "settings.ini").read_bytes()
+    code = "import collapse_nb.config as c; print(c.__file__); print(c.load_preset('demo').name)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(target)}, capture_output=True, text=True, check=True).stdout
+    assert out.startswith(str(target)) and "demo-digits" in out
