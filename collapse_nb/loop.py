@@ -27,7 +27,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .config import LoopConfig, Registry, derive_seed, load_preset, project_root, run_dir
+from .config import LoopConfig, Registry, derive_seed, project_root, run_dir
 from .data import Images, check_varied, load_images
 from .denoiser import Denoiser
 from .diffusion import train
@@ -151,7 +151,8 @@ def run_iteration(
     with _timed(seconds, "train"):
         for state in train(model, d, config, iteration):
             losses.append(state.loss); bar.update()
-            bar.set_postfix_str(f"iteration {iteration}/{config.iterations} loss {np.mean(losses[-50:]):.3f} {state.images_per_second:.0f} images/s", refresh=False)
+            about = f"iteration {iteration}/{config.iterations} loss {np.mean(losses[-50:]):.3f} {state.images_per_second:.0f} images/s"
+            bar.set_postfix_str(about, refresh=False)
     with _timed(seconds, "sample"):
         g = sample(model, config.n_generate, sampler=config.sampler, steps=config.sample_steps, batch_size=config.sample_batch,
                    seed=derive_seed(config.seed, iteration, "sample"), source=iteration)
@@ -199,7 +200,8 @@ def _check_machine(config: LoopConfig):
     "Raises ValueError for a device that is not there."
     try: torch.zeros(1, device=config.device)
     except Exception as e:
-        raise ValueError(f"device = {config.device!r} cannot be used here: {str(e).splitlines()[0]} (allowed: cpu, or an accelerator torch finds)") from None
+        why = str(e).splitlines()[0]
+        raise ValueError(f"device = {config.device!r} cannot be used here: {why} (allowed: cpu, or an accelerator that torch finds)") from None
 
 # %% ../nbs/10_loop.ipynb #76e89f60
 def run_loop(

@@ -165,8 +165,8 @@ def in_words(
     n, seeds, last = table.n_train.iloc[0], sorted(table.seed.unique()), table.iteration.max()
     lines = []
     for s in table.strategy.unique():
-        gs, h, m, v, f = (_ends(table, metric, space, s) for metric, space in (("gs", "pixel"), ("entropy", "pixel"), ("memorized", "pixel"),
-                                                                             ("variance", "pixel"), ("frechet", "classifier")))
+        gs, h, m, v = (_ends(table, metric, "pixel", s) for metric in ("gs", "entropy", "memorized", "variance"))
+        f = _ends(table, "frechet", "classifier", s)
         unseen = _ends(table, "gs_heldout", "pixel", s)
         lines.append(
             f"{s}: from iteration 1 to {last} the generalization score went from {gs[0]:.0f} to {gs[1]:.0f} ({gs[1] / gs[0] - 1:+.0%}; "
@@ -174,11 +174,12 @@ def in_words(
             f"the entropy of the training set from {h[0]:.0f} to {h[1]:.0f} nats, its variance by {v[1] / v[0] - 1:+.0%}, "
             f"copies from {m[0]:.0%} to {m[1]:.0%} of the samples, the Frechet distance from {f[0]:.0f} to {f[1]:.0f}.")
     if {"vanilla", "entropy"} <= set(table.strategy):
-        say = {k: [_ends(table, k, sp, s)[1] for s in ("entropy", "vanilla")] for k, sp in (("gs", "pixel"), ("entropy", "pixel"), ("frechet", "classifier"))}
-        word = lambda k: "higher" if say[k][0] > say[k][1] else "lower"
-        lines.append(f"At iteration {last}, entropy selection had a {word('gs')} generalization score ({say['gs'][0]:.0f} against {say['gs'][1]:.0f}), "
-                     f"a {word('entropy')} training-set entropy ({say['entropy'][0]:.0f} against {say['entropy'][1]:.0f} nats) and a {word('frechet')} "
-                     f"Frechet distance ({say['frechet'][0]:.0f} against {say['frechet'][1]:.0f}) than vanilla.")
+        def against(metric, space):
+            ours, vanilla = (_ends(table, metric, space, s)[1] for s in ("entropy", "vanilla"))
+            return "higher" if ours > vanilla else "lower", f"{ours:.0f} against {vanilla:.0f}"
+        (gs, g), (h, e), (f, d) = against("gs", "pixel"), against("entropy", "pixel"), against("frechet", "classifier")
+        lines.append(f"At iteration {last}, entropy selection had a {gs} generalization score ({g}), a {h} training-set entropy "
+                     f"({e} nats) and a {f} Frechet distance ({d}) than vanilla.")
     lines.append(f"Distances and entropies in pixels 0..255, Frechet distances in classifier features; N = {n}, "
                  f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}.")
     return "\n\n".join(lines)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .config import Registry, canonical, derive_seed
+from .config import Registry, derive_seed
 from .data import Images, from_unit
 from .denoiser import Denoiser, import_diffusers
 

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 import textwrap
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 

@@ -35,7 +35,8 @@ def test_no_injected_cell_is_committed(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parameters", [
-    dict(strategy="entropy"), dict(strategy="threshold_decay", paradigm="replace", seed=3, n_train=24, iterations=3, space="classifier", more="alpha=0.8")])
+    dict(strategy="entropy"),
+    dict(strategy="threshold_decay", paradigm="replace", seed=3, n_train=24, iterations=3, space="classifier", more="alpha=0.8")])
 def test_run_loop_takes_its_parameters_and_shows_the_figure(execute, tmp_path, parameters):
     nb = execute("run_loop", preset="smoke", out_dir=str(tmp_path / "run"), figures_dir=str(tmp_path / "figures"), **parameters)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -45,7 +46,7 @@ def test_run_loop_takes_its_parameters_and_shows_the_figure(execute, tmp_path, p
     assert len(pictures) == 1 and base64.b64decode(pictures[0])[:4] == b"\x89PNG"
     assert sorted(p.suffix for p in (tmp_path / "figures").iterdir()) == [".json", ".png", ".svg"]
     assert f"{parameters['strategy']}: from iteration 1 to {config['iterations']} the generalization score went from" in text_of(nb)
-    assert f"accuracy 0.9" in text_of(nb)
+    assert "accuracy 0.9" in text_of(nb)
 
 
 @pytest.mark.slow
