@@ -78,7 +78,7 @@ def run_study(
     todo = [(c, p) for c, p in zip(configs, paths) if complete_iterations(c, p) < c.iterations]
     pool = executor or ThreadPoolExecutor(2)  # a thread that waits for a process
     jobs = [pool.submit(run_cell, c, p) for c, p in todo]
-    with tqdm(total=sum(c.iterations for c in configs), disable=not progress, unit="iteration", desc=f"{len(configs)} runs") as bar:
+    with tqdm(total=sum(c.iterations for c in configs), disable=not progress, unit="iteration", smoothing=0, desc=f"{len(configs)} runs") as bar:
         while True:
             over = all(j.done() for j in jobs)
             bar.set_postfix_str("; ".join(filter(None, map(standing, configs, paths))), refresh=False)
