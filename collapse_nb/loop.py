@@ -224,7 +224,7 @@ def _iterations(config: LoopConfig, path: Path, real: Images, progress: bool) ->
     "Yield the complete iterations, then run the missing ones. One process at a time: the lock refuses a second."
     done: list[Generation] = []
     heldout = load_images(config.dataset, split="heldout")
-    try: lock = FileLock(path / ".lock").acquire(timeout=0)
+    try: lock = FileLock(path / ".lock").acquire(timeout=5)  # the kernel of a killed notebook lives on for a moment
     except Timeout: raise ValueError(f"out_dir = {str(path)!r} is being written by another process (allowed: one at a time)") from None
     total = config.iterations * config.train_steps
     with lock, tqdm(total=total, disable=not progress, mininterval=2, unit="step", dynamic_ncols=True, desc=config.strategy) as bar:
@@ -273,7 +273,7 @@ def records(
 # %% ../nbs/10_loop.ipynb #afdd7a82
 def pictures(
     generations: list[Generation],  # a run's
-    count: int = 12,  # images an iteration
+    count: int = 20,  # images an iteration
 ) -> dict[str, np.ndarray]:  # "generated-n", "nearest-n": uint8 [count, C, H, W]; "distance-n": float64 [count]
     "The first images of the first and the last iteration, with their nearest training images (pixels 0..255)."
     from collapse_nb.neighbors import nearest

@@ -69,11 +69,15 @@ def plot_reference(
     table: pd.DataFrame,  # records
     metric: str,  # what real images score: "gs_heldout" or "frechet_train"
     space: str,  # its space
-    label: str,  # for the legend
+    label: str,  # written on the line
 ):
     "A grey dotted line: the value that iteration 1 has for real images."
     first = pick(table, metric, space)
-    ax.axhline(first[first.iteration == first.iteration.min()].value.mean(), color="0.35", ls=":", lw=1.2, label=label)
+    value = first[first.iteration == first.iteration.min()].value.mean()
+    ax.axhline(value, color="0.35", ls=":", lw=1.2)
+    ax.margins(y=0.12)
+    ax.annotate(label, (0.98, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
+                fontsize=6.5, color="0.35", ha="right")
 
 # %% ../nbs/11_plots.ipynb #84fb6f69
 def plot_provenance(
@@ -90,8 +94,10 @@ def plot_provenance(
         ax.bar(shares.index, shares[s], bottom=bottom, color="0.75" if s == 0 else colors[(s - 1) % len(colors)], width=.85, label=label)
         bottom = bottom + shares[s].to_numpy()
     ax.plot(shares.index, 1 / shares.index.to_numpy(), "k.-", lw=1, ms=3, label="1/n")
-    ax.set(xlabel="iteration n", ylabel="share of $D_n$", ylim=(0, 1)); ax.set_title(strategy, fontsize=8)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True)); ax.legend(fontsize=6, loc="upper right")
+    ax.set(xlabel="iteration n", ylabel="share of $D_n$", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
+    ax.set_title(f"{strategy}: sources of $D_n$", fontsize=8)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(fontsize=6.5, loc="upper center", ncols=4, frameon=False, handlelength=1, columnspacing=1, handletextpad=.4)
 
 # %% ../nbs/11_plots.ipynb #05b0eb38
 def draw_tiles(
@@ -139,15 +145,16 @@ def loop_figure(
     "The central picture: the slide from generalization to memorization."
     strategies = list(table.strategy.unique())
     bars, pairs = strategies[:2], [(s, n) for s in strategies for n in sorted(int(k[10:]) for k in kept[s] if k.startswith("generated-"))]
-    fig = plt.figure(figsize=(11, 2.9 + .8 * ((len(pairs) + 1) // 2)), layout="constrained")
-    top, below = fig.subfigures(2, 1, height_ratios=[2.9, .8 * ((len(pairs) + 1) // 2)])
+    lines = (len(pairs) + 1) // 2
+    fig = plt.figure(figsize=(11, 3.1 + .85 * lines), layout="constrained")
+    top, below = fig.subfigures(2, 1, height_ratios=[3.1, .85 * lines])
     axes = top.subplots(1, 3 + len(bars))
-    plot_metric(axes[0], table, "gs", "pixel"); plot_reference(axes[0], table, "gs_heldout", "pixel", "unseen real images\nagainst $D_1$")
+    plot_metric(axes[0], table, "gs", "pixel"); plot_reference(axes[0], table, "gs_heldout", "pixel", "unseen real images against $D_1$")
     plot_metric(axes[1], table, "entropy", "pixel")
     plot_metric(axes[2], table, "frechet", "classifier"); plot_reference(axes[2], table, "frechet_train", "classifier", "real images, same N")
-    for ax in axes[:3]: ax.legend(fontsize=6)
+    axes[1].legend(fontsize=7, frameon=False)
     for ax, s in zip(axes[3:], bars): plot_provenance(ax, table, s)
-    for ax, (s, n) in zip(below.subplots((len(pairs) + 1) // 2, 2, squeeze=False).flat, pairs): draw_pairs(ax, kept[s], n, f"{s}, ")
+    for ax, (s, n) in zip(below.subplots(lines, 2, squeeze=False).flat, pairs): draw_pairs(ax, kept[s], n, f"{s}, ")
     fig.suptitle(title, fontsize=9)
     return fig
 
