@@ -13,6 +13,7 @@ help:
 	@echo "make figures  redraw figures/ from figures/records/"
 	@echo "make export   notebooks -> collapse_nb/"
 	@echo "make bench    benchmarks, as ratios"
+	@echo "make clean    caches and builds; runs/ and figures/local/ are kept"
 
 install: $(READY)
 
@@ -43,13 +44,14 @@ unchanged: $(READY)
 	else echo "nbdev-clean or nbdev-export changed the tree: commit what they wrote"; git status --short; exit 1; fi
 
 figures: $(READY)
+	@mkdir -p runs
 	@for nb in nbs/fig_*.ipynb; do $(RUN) $$nb runs/$$(basename $$nb) || exit 1; done
 
 export: $(READY)
 	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
 
 bench: $(READY)
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+	$(BIN)/python -m pytest tests/benchmarks -o addopts="" --benchmark-only --benchmark-columns=median,iqr,rounds -sq
 
 clean:
-	rm -rf runs figures/local build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ import ast
 import configparser
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -64,20 +65,21 @@ class Registry(dict):
         return keep
 
     def __missing__(self, name):
-        return self[canonical(self.kind, name)] if canonical(self.kind, name) in self else self._unregistered(name)
-
-    def _unregistered(self, name):
-        raise ValueError(f"{self.kind} = {name!r} has no function yet (registered: {', '.join(self)})")
+        known = canonical(self.kind, name)
+        if known not in self: raise ValueError(f"{self.kind} = {name!r} has no function yet (registered: {', '.join(self)})")
+        return self[known]
 
 # %% ../nbs/00_config.ipynb #c63812a8
 def _value(
     help: str,  # what the field means
     low: float | None = None,  # smallest allowed value
     high: float | None = None,  # largest allowed value
+    above: float | None = None,  # it must be larger than this
+    below: float | None = None,  # it must be smaller than this
     names: str | None = None,  # the kind of name it must be, a key of `NAMES`
-    exclusive: bool = False,  # bounds are excluded
 ):
-    return field(metadata=dict(help=help, low=low, high=high, names=names, exclusive=exclusive))
+    bounds = {"at least": low, "more than": above, "at most": high, "less than": below}
+    return field(metadata=dict(help=help, names=names, bounds={k: v for k, v in bounds.items() if v is not None}))
 
 # %% ../nbs/00_config.ipynb #e7d5e450
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +96,21 @@ class LoopConfig:
     spaces: tuple[str, ...] = _value("the spaces in which metrics are reported", names="space")
     seed: int = _value("everything random is derived from it", low=0, high=2**63 - 1)
     pool_factor: int = _value("a selector chooses N out of pool_factor * N generated images an iteration", low=1)
-    alpha: float = _value("threshold decay: tau <- alpha * tau", low=0, high=1, exclusive=True)
+    alpha: float = _value("threshold decay: tau <- alpha * tau", above=0, below=1)
     tau: float | None = _value("threshold decay: first tau, in units of space; none: the largest distance from the start",
-                               low=0, exclusive=True)
+                               above=0)
     # the model and its training
     network: str = _value("the UNet", names="network")
     objective: str = _value("what the network predicts, and how noise is drawn", names="objective")
     train_steps: int = _value("optimizer steps in every iteration", low=1)
     batch_size: int = _value("images in a step, drawn with replacement", low=1)
-    learning_rate: float = _value("AdamW's peak learning rate, cosine to zero", low=0, exclusive=True)
-    warmup_steps: int = _value("steps of linear warm-up", low=0)
-    beta1: float = _value("AdamW's first decay rate", low=0, high=1)
-    beta2: float = _value("AdamW's second decay rate", low=0, high=1)
+    learning_rate: float = _value("AdamW's peak learning rate, cosine to zero", above=0)
+    warmup_steps: int = _value("steps of linear warm-up, fewer than train_steps", low=0)
+    beta1: float = _value("AdamW's first decay rate", low=0, below=1)
+    beta2: float = _value("AdamW's second decay rate", low=0, below=1)
     weight_decay: float = _value("AdamW's decoupled weight decay", low=0)
-    grad_clip: float = _value("largest gradient norm", low=0, exclusive=True)
-    ema_decay: float = _value("decay of the weight average that samples are drawn from; 0: the last weights", low=0, high=1)
+    grad_clip: float = _value("largest gradient norm", above=0)
+    ema_decay: float = _value("decay of the weight average that samples are drawn from; 0: the last weights", low=0, below=1)
     # sampling
     sampler: str = _value("the solver", names="sampler")
     sample_steps: int = _value("network evaluations per image", low=1)
@@ -120,6 +122,12 @@ class LoopConfig:
     def __post_init__(self):
         for f in fields(self):
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+        if "pixel" not in self.spaces:
+            raise ValueError(f"spaces = {', '.join(self.spaces)!r} lacks pixel (allowed: pixel and any others)")
+        if self.warmup_steps >= self.train_steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} with train_steps = {self.train_steps} (allowed: fewer warm-up than training steps)")
+        if self.objective == "ddpm" and self.sample_steps > 1000:
+            raise ValueError(f"sample_steps = {self.sample_steps} with objective = 'ddpm' (allowed: at most its 1000 steps)")
 
     @property
     def n_generate(self) -> int:
@@ -138,7 +146,7 @@ class LoopConfig:
 
     @property
     def name(self) -> str:
-        "A readable name that no other config shares."
+        "A readable name that no config with another `identity` has."
         return f"{self.preset}-{self.dataset}-{self.paradigm}-{self.strategy}-N{self.n_train}-s{self.seed}-{self.digest}"
 
 # %% ../nbs/00_config.ipynb #68ca40c6
@@ -161,6 +169,7 @@ def _checked(f, value):
     "The value of field `f`, parsed and inside its bounds. Raises ValueError naming key, value and what is allowed."
     m = f.metadata
     if "tuple" in str(f.type):
+        if not isinstance(value, (str, list, tuple)): raise ValueError(f"{f.name} = {value!r} is not a list of names")
         parts = [p.strip() for p in value.split(",")] if isinstance(value, str) else list(value)
         return tuple(canonical(m["names"], p) for p in parts)
     if "None" in str(f.type):
@@ -170,15 +179,10 @@ def _checked(f, value):
     value = _parsed(f.name, kind, value)
     if m["names"]:
         return canonical(m["names"], value)
-    low, high = m["low"], m["high"]
-    if kind is str or not (low is not None or high is not None):
-        return value
-    inside = (low is None or value > low or (value == low and not m["exclusive"])) and (
-        high is None or value < high or (value == high and not m["exclusive"]))
-    if not inside:
-        words = ("more than", "less than") if m["exclusive"] else ("at least", "at most")
-        bounds = [f"{w} {b}" for w, b in zip(words, (low, high)) if b is not None]
-        raise ValueError(f"{f.name} = {value!r} is out of range (allowed: {' and '.join(bounds)})")
+    test = {"at least": float.__ge__, "more than": float.__gt__, "at most": float.__le__, "less than": float.__lt__}
+    if kind is not str and not (math.isfinite(value) and all(test[k](float(value), float(v)) for k, v in m["bounds"].items())):
+        bounds = " and ".join(f"{k} {v}" for k, v in m["bounds"].items())
+        raise ValueError(f"{f.name} = {value!r} is out of range (allowed: {bounds or 'a finite number'})")
     return value
 
 # %% ../nbs/00_config.ipynb #68076bdf
@@ -238,7 +242,7 @@ def load_preset(
     for key in overrides:
         if key not in known:
             raise ValueError(f"{key} = {overrides[key]!r}: no such parameter (allowed: {', '.join(known)})")
-    values = settings["DEFAULT"] | settings[name] | {k: v for k, v in overrides.items() if v is not None}
+    values = settings.get("DEFAULT", {}) | settings[name] | {k: v for k, v in overrides.items() if v is not None}
     if missing := [k for k in known if k not in values]:
         raise ValueError(f"preset {name!r} does not say {', '.join(missing)} (add it to [DEFAULT])")
     return LoopConfig(preset=name, **values)
@@ -247,11 +251,15 @@ def load_preset(
 def parse_more(
     text: str | None,  # "alpha=0.8; train_steps=300", or None
 ) -> dict[str, str]:  # key -> text
-    "Further fields as text. Raises ValueError for a part that is not key=value."
+    "Further fields as text. Raises ValueError for a part that is not key=value, or no field."
     parts = [p.strip() for p in (text or "").split(";") if p.strip()]
     for p in parts:
         if "=" not in p: raise ValueError(f"more = {text!r}: {p!r} is not key=value (allowed: key=value; key=value)")
-    return {k.strip(): v.strip() for k, v in (p.split("=", 1) for p in parts)}
+    given = {k.strip(): v.strip() for k, v in (p.split("=", 1) for p in parts)}
+    known = [f.name for f in fields(LoopConfig) if f.name != "preset"]
+    for key in given:
+        if key not in known: raise ValueError(f"more = {text!r}: no such field {key!r} (allowed: {', '.join(known)})")
+    return given
 
 # %% ../nbs/00_config.ipynb #35727b65
 def load_study(
@@ -289,7 +297,9 @@ def run_dir(
     config: LoopConfig,
     out_dir: str | Path | None = None,  # None: runs/ and the config's name; a relative path is meant from the root
 ) -> Path:  # absolute; nothing is created
-    "Where the run of `config` lives."
+    "Where the run of `config` lives. Raises ValueError for an out_dir that is no path."
+    if not isinstance(out_dir, (str, Path, type(None))):
+        raise ValueError(f"out_dir = {out_dir!r} is not a path (allowed: a text, or none)")
     return project_root() / (Path(out_dir).expanduser() if out_dir else Path("runs") / config.name)
 
 # %% ../nbs/00_config.ipynb #fa79b16c

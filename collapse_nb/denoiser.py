@@ -17,7 +17,7 @@ from .config import Registry, canonical
 from .data import Images
 
 # %% auto #0
-__all__ = ['NETWORKS', 'import_diffusers', 'build_unet', 'Denoiser']
+__all__ = ['NETWORKS', 'import_diffusers', 'check_fits', 'build_unet', 'Denoiser']
 
 # %% ../nbs/06_denoiser.ipynb #2eb04711
 def import_diffusers():
@@ -46,6 +46,16 @@ NETWORKS: dict[str, dict] = Registry("network")
 NETWORKS.update({"unet-16-32": _plain(16, 32), "unet-32-64": _plain(32, 64),
                  **{f"UNet{w}": _paper(w) for w in (32, 48, 64, 128)}})
 
+# %% ../nbs/06_denoiser.ipynb #e8e78960
+def check_fits(
+    network: str,  # a name in NETWORKS
+    shape: tuple[int, int, int],  # (C, H, W) of the images
+):
+    "Raises ValueError for images whose side the network cannot halve often enough."
+    factor = 2 ** (len(NETWORKS[canonical("network", network)]["block_out_channels"]) - 1)
+    if shape[1] != shape[2] or shape[1] % factor:
+        raise ValueError(f"images of {shape[1]}x{shape[2]} do not fit {network} (allowed: square, side divisible by {factor})")
+
 # %% ../nbs/06_denoiser.ipynb #999ce1d1
 def build_unet(
     network: str,  # a name in NETWORKS
@@ -53,13 +63,10 @@ def build_unet(
     seed: int,  # of the initial weights
 ):  # a diffusers UNet2DModel on the CPU, float32
     "A freshly initialised UNet. Raises ValueError for a side that the network cannot halve often enough."
-    spec, (channels, height, width) = NETWORKS[canonical("network", network)], shape
-    factor = 2 ** (len(spec["block_out_channels"]) - 1)
-    if height != width or height % factor:
-        raise ValueError(f"images of {height}x{width} do not fit {network} (allowed: square, side divisible by {factor})")
+    check_fits(network, shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return import_diffusers().UNet2DModel(sample_size=height, in_channels=channels, out_channels=channels, **spec)
+        return import_diffusers().UNet2DModel(sample_size=shape[1], in_channels=shape[0], out_channels=shape[0], **NETWORKS[network])
 
 # %% ../nbs/06_denoiser.ipynb #cac5d59c
 @dataclass

@@ -67,9 +67,10 @@ class TrainState:
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
-    "Linear warm-up to the peak, then half a cosine to zero."
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return config.learning_rate * warm * (1 + math.cos(math.pi * step / config.train_steps)) / 2
+    "Linear warm-up to the peak, then half a cosine to zero, as diffusers' get_cosine_schedule_with_warmup."
+    if step < config.warmup_steps: return config.learning_rate * step / config.warmup_steps
+    done = (step - config.warmup_steps) / (config.train_steps - config.warmup_steps)
+    return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 # %% ../nbs/07_diffusion.ipynb #33a6d9c5
 def _average(average: list[Tensor], weights: list[Tensor], decay: float, step: int):

@@ -34,7 +34,7 @@ def squared_distances(
     a: np.ndarray,  # [M, d]
     b: np.ndarray,  # [N, d]
 ) -> np.ndarray:  # float64 [M, N]
-    "Exact for integers whose squared norms stay below 2^52; for floats computed from differences in float64."
+    "Exact for integers whose squared norms stay below 2^50; for floats computed from differences in float64."
     if a.dtype.kind in "iu" and b.dtype.kind in "iu":
         a, b = a.astype(np.float64), b.astype(np.float64)
         aa, bb = (np.einsum("nd,nd->n", v, v) for v in (a, b))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'UNITS', 'line_style', 'pick', 'plot_metric', 'plot_reference', 'plot_provenance', 'draw_tiles', 'draw_pairs',
-           'pictures_of', 'loop_figure', 'in_words', 'save_figure']
+           'pictures_of', 'setting', 'frechet_space', 'loop_figure', 'in_words', 'save_figure']
 
 # %% ../nbs/11_plots.ipynb #5c12c120
 import json
@@ -128,22 +128,37 @@ def draw_pairs(
 
 # %% ../nbs/11_plots.ipynb #6a02963b
 def pictures_of(
-    kept: Mapping[str, np.ndarray],  # a study's pictures
-    strategy: str,  # whose
-) -> dict[str, np.ndarray]:  # as `loop.pictures` returns
-    "The pictures of one strategy, its first run."
-    keys = [k for k in kept if k.split("/")[1] == strategy]
-    first = keys[0].rsplit("/", 1)[0]
-    return {k.rsplit("/", 1)[1]: kept[k] for k in keys if k.startswith(first + "/")}
+    kept: Mapping[str, np.ndarray],  # a study's pictures, NAME-pictures.npz
+    table: pd.DataFrame,  # its records
+) -> dict[str, dict[str, np.ndarray]]:  # strategy -> pictures, as `loop.pictures` returns them
+    "The pictures of each strategy's first run."
+    first = table.groupby("strategy", sort=False).config.first()
+    return {s: {k.split("/")[1]: v for k, v in kept.items() if k.startswith(f"{config}/")} for s, config in first.items()}
+
+# %% ../nbs/11_plots.ipynb #91d92165
+def setting(
+    table: pd.DataFrame,  # records
+) -> str:  # for a title: dataset, paradigm, N, seeds
+    "What the records have in common. Raises ValueError when they mix settings."
+    for column in ("dataset", "paradigm", "n_train"):
+        if len(values := table[column].unique()) > 1:
+            raise ValueError(f"the records mix {column} = {', '.join(map(str, values))} (allowed: one; pick rows of the table)")
+    if (table.groupby(["strategy", "seed"]).config.nunique() > 1).any():
+        raise ValueError("the records mix configs of one strategy and seed (allowed: one; pick rows by the column config)")
+    row, seeds = table.iloc[0], sorted(table.seed.unique())
+    return f"{row.dataset}, {row.paradigm}, N = {row.n_train}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+def frechet_space(table: pd.DataFrame) -> str:
+    "The space in which samples are compared with real images: the classifier's where it was measured, else pixels."
+    return "classifier" if (table.space == "classifier").any() else "pixel"
 
 # %% ../nbs/11_plots.ipynb #1585b947
 def loop_figure(
     table: pd.DataFrame,  # records of one or more strategies
     kept: Mapping[str, Mapping[str, np.ndarray]],  # strategy -> pictures
-    title: str,  # dataset, paradigm, N, seed
 ) -> Figure:
-    "The central picture: the slide from generalization to memorization."
-    strategies = list(table.strategy.unique())
+    "The central picture: how far samples are from their training set, and what becomes of that set."
+    title, space, strategies = setting(table), frechet_space(table), list(table.strategy.unique())
     bars, pairs = strategies[:2], [(s, n) for s in strategies for n in sorted(int(k[10:]) for k in kept[s] if k.startswith("generated-"))]
     lines = (len(pairs) + 1) // 2
     fig = plt.figure(figsize=(11, 3.1 + .85 * lines), layout="constrained")
@@ -151,7 +166,7 @@ def loop_figure(
     axes = top.subplots(1, 3 + len(bars))
     plot_metric(axes[0], table, "gs", "pixel"); plot_reference(axes[0], table, "gs_heldout", "pixel", "unseen real images against $D_1$")
     plot_metric(axes[1], table, "entropy", "pixel")
-    plot_metric(axes[2], table, "frechet", "classifier"); plot_reference(axes[2], table, "frechet_train", "classifier", "real images, same N")
+    plot_metric(axes[2], table, "frechet", space); plot_reference(axes[2], table, "frechet_train", space, "real images, same N")
     axes[1].legend(fontsize=7, frameon=False)
     for ax, s in zip(axes[3:], bars): plot_provenance(ax, table, s)
     for ax, (s, n) in zip(below.subplots(lines, 2, squeeze=False).flat, pairs): draw_pairs(ax, kept[s], n, f"{s}, ")
@@ -164,31 +179,35 @@ def _ends(table: pd.DataFrame, metric: str, space: str, strategy: str) -> tuple[
     mean = pick(table, metric, space, strategy=strategy).groupby("iteration").value.mean()
     return float(mean.iloc[0]), float(mean.iloc[-1])
 
+# %% ../nbs/11_plots.ipynb #24891abd
+def _story(table: pd.DataFrame, s: str, last: int) -> str:
+    "One strategy's first and last iteration."
+    gs, unseen, h, v, m, spacing, copies = (_ends(table, k, "pixel", s) for k in
+        ("gs", "gs_heldout", "entropy", "variance", "memorized", "mnnd", "copies"))
+    f, change = _ends(table, "frechet", frechet_space(table), s), lambda x: f"{x[1] / x[0] - 1:+.0%}"
+    return (f"{s}: from iteration 1 to {last} the generalization score went from {gs[0]:.0f} to {gs[1]:.0f} ({change(gs)}; unseen real images "
+            f"score {unseen[0]:.0f} against D_1 and {unseen[1]:.0f} against D_{last}). The entropy of the training set went from {h[0]:.0f} to "
+            f"{h[1]:.0f} nats ({copies[0]:.0f} and {copies[1]:.0f} zero distances), its spacing (MNND) from {spacing[0]:.0f} to {spacing[1]:.0f} "
+            f"({change(spacing)}), its variance by {change(v)}. Measured by that spacing, GS/MNND went from {gs[0] / spacing[0]:.2f} to "
+            f"{gs[1] / spacing[1]:.2f}; strict copies from {m[0]:.0%} to {m[1]:.0%} of the samples; "
+            f"the Frechet distance from {f[0]:.0f} to {f[1]:.0f}.")
+
 # %% ../nbs/11_plots.ipynb #000d32f5
 def in_words(
-    table: pd.DataFrame,  # records of one or more strategies
+    table: pd.DataFrame,  # records of one or more strategies, one setting
 ) -> str:  # one paragraph a strategy, and one that compares
-    "Say what the numbers say, also where they contradict the paper."
-    n, seeds, last = table.n_train.iloc[0], sorted(table.seed.unique()), table.iteration.max()
-    lines = []
-    for s in table.strategy.unique():
-        gs, h, m, v = (_ends(table, metric, "pixel", s) for metric in ("gs", "entropy", "memorized", "variance"))
-        f = _ends(table, "frechet", "classifier", s)
-        unseen = _ends(table, "gs_heldout", "pixel", s)
-        lines.append(
-            f"{s}: from iteration 1 to {last} the generalization score went from {gs[0]:.0f} to {gs[1]:.0f} ({gs[1] / gs[0] - 1:+.0%}; "
-            f"unseen real images score {unseen[0]:.0f} against D_1 and {unseen[1]:.0f} against D_{last}), "
-            f"the entropy of the training set from {h[0]:.0f} to {h[1]:.0f} nats, its variance by {v[1] / v[0] - 1:+.0%}, "
-            f"copies from {m[0]:.0%} to {m[1]:.0%} of the samples, the Frechet distance from {f[0]:.0f} to {f[1]:.0f}.")
+    "Say what the numbers say, also where they contradict the paper. Raises ValueError as `setting`."
+    about, last, space = setting(table), table.iteration.max(), frechet_space(table)
+    lines = [_story(table, s, last) for s in table.strategy.unique()]
     if {"vanilla", "entropy"} <= set(table.strategy):
         def against(metric, space):
             ours, vanilla = (_ends(table, metric, space, s)[1] for s in ("entropy", "vanilla"))
             return "higher" if ours > vanilla else "lower", f"{ours:.0f} against {vanilla:.0f}"
-        (gs, g), (h, e), (f, d) = against("gs", "pixel"), against("entropy", "pixel"), against("frechet", "classifier")
+        (gs, g), (h, e), (f, d) = against("gs", "pixel"), against("entropy", "pixel"), against("frechet", space)
         lines.append(f"At iteration {last}, entropy selection had a {gs} generalization score ({g}), a {h} training-set entropy "
                      f"({e} nats) and a {f} Frechet distance ({d}) than vanilla.")
-    lines.append(f"Distances and entropies in pixels 0..255, Frechet distances in classifier features; N = {n}, "
-                 f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}.")
+    lines.append(f"{about}; distances and entropies in pixels 0..255, Frechet distances in {space} space"
+                 f"{'; means over seeds' if table.seed.nunique() > 1 else ''}.")
     return "\n\n".join(lines)
 
 # %% ../nbs/11_plots.ipynb #30e79793

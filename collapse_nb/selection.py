@@ -20,7 +20,7 @@ from .neighbors import as_points, squared_distances
 @dataclass(frozen=True)
 class SelectionInfo:
     "How each point was chosen."
-    distance: np.ndarray  # float64 [n]: distance to the points chosen before, at its time; inf where there were none
+    distance: np.ndarray  # float64 [n]: distance to the points chosen before, at its time; inf where there were none, NaN where none is measured
     passes: int = 1  # passes over the pool (threshold decay)
     tau: float | None = None  # the last tau (threshold decay)
 
@@ -82,6 +82,14 @@ def _starting(x, n, start, chosen, seed):
         raise ValueError(f"start = {start.tolist()} (allowed: at most n = {n} different indices, 0 to {len(x) - 1})")
     return start, far
 
+# %% ../nbs/05_selection.ipynb #c763021c
+def _distance_from(x: np.ndarray) -> Callable[[int], np.ndarray]:
+    "A function: the squared distances of all points to point i, as `squared_distances` but with the norms taken once."
+    y = x.astype(np.float64)
+    norms = np.einsum("nd,nd->n", y, y)
+    if x.dtype.kind in "iu" and norms.max() < 2**50: return lambda i: norms + norms[i] - 2 * (y @ y[i])
+    return lambda i: np.square(y - y[i]).sum(1)
+
 # %% ../nbs/05_selection.ipynb #5d615d8b
 def greedy(
     points,  # the pool [M, ...]
@@ -96,11 +104,11 @@ def greedy(
     x = _checked_pool(points, n)
     start, far = _starting(x, n, start, chosen, seed)
     index, distance = np.zeros(n, np.int64), np.zeros(n)
-    taken = np.zeros(len(x), bool)
+    taken, to_point = np.zeros(len(x), bool), _distance_from(x)
     for j in range(n):
         i = start[j] if j < len(start) else np.where(taken, -1, far).argmax()
         index[j], distance[j], taken[i] = i, far[i], True
-        far = np.minimum(far, squared_distances(x, x[i:i + 1])[:, 0])
+        far = np.minimum(far, to_point(i))
     return (index, SelectionInfo(np.sqrt(distance))) if return_info else index
 
 # %% ../nbs/05_selection.ipynb #69ff9dbc
@@ -117,12 +125,12 @@ def threshold_decay(
     "Threshold Decay Filter: Algorithm 2 of arXiv 2509.16499. Raises ValueError for bad n, tau, alpha or order."
     x = _checked_pool(points, n)
     if not 0 < alpha < 1: raise ValueError(f"alpha = {alpha!r} (allowed: between 0 and 1, both excluded)")
-    if tau is not None and not tau > 0: raise ValueError(f"tau = {tau!r} (allowed: none, or a distance above 0)")
+    if tau is not None and not 0 < tau < np.inf: raise ValueError(f"tau = {tau!r} (allowed: none, or a finite distance above 0)")
     order = np.random.default_rng(seed).permutation(len(x)) if order is None else np.asarray(order)
     if sorted(order.tolist()) != list(range(len(x))):
         raise ValueError(f"order: not a permutation of the pool's {len(x)} indices (allowed: each index once)")
-    x = x[order]
-    far = np.sqrt(squared_distances(x, x[:1])[:, 0])
+    to_point = _distance_from(x[order])
+    far = np.sqrt(to_point(0))
     tau = far.max() if tau is None else float(tau)
     picks, distance, passes = [0], [np.inf], 0
     far[0] = -1  # a taken point never enters again
@@ -132,7 +140,7 @@ def threshold_decay(
         while len(picks) < n and (ahead := np.flatnonzero(far[at:] > tau)).size:
             at += ahead[0]
             picks.append(at); distance.append(far[at])
-            far = np.minimum(far, np.sqrt(squared_distances(x, x[at:at + 1])[:, 0])); far[at] = -1
+            far = np.minimum(far, np.sqrt(to_point(at))); far[at] = -1
         if len(picks) > added or len(picks) == n: continue
         if far.max() <= 0:  # a strict > never accepts an exact copy
             copies = np.flatnonzero(far == 0)[:n - len(picks)]
@@ -148,7 +156,7 @@ def threshold_decay(
 STRATEGIES: dict[str, Callable[..., np.ndarray]] = Registry("strategy")
 STRATEGIES.register("vanilla")(vanilla)
 STRATEGIES.register("entropy")(greedy)
-STRATEGIES.register("threshold_decay")(threshold_decay)
+_ = STRATEGIES.register("threshold_decay")(threshold_decay)
 
 # %% ../nbs/05_selection.ipynb #931fca4f
 def select(

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,12 +44,13 @@ def complete_iterations(config: LoopConfig, out_dir: Path | None = None) -> int:
 def run_cell(
     config: LoopConfig,  # one cell of the grid
     out_dir: Path,  # its run directory; the executed notebook is kept there as run_loop.ipynb
+    figures_dir: str | Path = "figures/local",  # where its figure goes
 ) -> Path:  # the run directory
     "Run, or continue, one loop as a notebook in a process of its own. Raises RuntimeError with the end of its output."
     out_dir.mkdir(parents=True, exist_ok=True)
     arguments = [a for k, v in notebook_parameters(config).items() for a in ("-p", k, v)]
     command = [sys.executable, "-m", "papermill", str(project_root() / "nbs" / "run_loop.ipynb"), str(out_dir / "run_loop.ipynb"),
-               *arguments, "-p", "out_dir", str(out_dir), "--no-progress-bar", "-k", "python3"]
+               *arguments, "-p", "out_dir", str(out_dir), "-p", "figures_dir", str(figures_dir), "--no-progress-bar", "-k", "python3"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-12:])
@@ -70,14 +71,27 @@ def run_study(
     configs: list[LoopConfig],  # the grid
     out_dir: str | Path = "runs",  # one directory a config is made below it, named after the config
     *,
-    executor: Executor | None = None,  # anything with concurrent.futures' interface; None: two local processes
+    executor: Executor,  # anything with concurrent.futures' interface
+    figures_dir: str | Path = "figures/local",  # where the runs' figures go
     progress: bool = True,  # show how many iterations are done
 ) -> list[Path]:  # the run directories, in the order of configs
     "Run what is missing. A failure does not stop the others; a RuntimeError at the end names them all."
     paths = [project_root() / out_dir / c.name for c in configs]
+    if twice := {p.name for p in paths if paths.count(p) > 1}:
+        raise ValueError(f"the study has runs twice: {', '.join(sorted(twice))} (allowed: configs that differ in more than iterations)")
     todo = [(c, p) for c, p in zip(configs, paths) if complete_iterations(c, p) < c.iterations]
-    pool = executor or ThreadPoolExecutor(2)  # a thread that waits for a process
-    jobs = [pool.submit(run_cell, c, p) for c, p in todo]
+    jobs = [executor.submit(run_cell, c, p, figures_dir) for c, p in todo]
+    try: _watch(jobs, configs, paths, progress)
+    except BaseException:  # Ctrl-C: what has not started is not started
+        for job in jobs: job.cancel()
+        raise
+    if failures := [str(j.exception()) for j in jobs if j.exception()]:
+        raise RuntimeError(f"{len(failures)} of {len(configs)} runs failed (the others are kept):\n\n" + "\n\n".join(failures))
+    return paths
+
+# %% ../nbs/10a_sweep.ipynb #1a723eb3
+def _watch(jobs: list[Future], configs: list[LoopConfig], paths: list[Path], progress: bool):
+    "A progress bar until all jobs are over."
     with tqdm(total=sum(c.iterations for c in configs), disable=not progress, unit="iteration", smoothing=0, desc=f"{len(configs)} runs") as bar:
         while True:
             over = all(j.done() for j in jobs)
@@ -85,10 +99,6 @@ def run_study(
             bar.update(sum(map(complete_iterations, configs, paths)) - bar.n)
             if over: break
             bar.refresh(); time.sleep(1)
-    if executor is None: pool.shutdown()
-    if failures := [str(j.exception()) for j in jobs if j.exception()]:
-        raise RuntimeError(f"{len(failures)} of {len(configs)} runs failed (the others are kept):\n\n" + "\n\n".join(failures))
-    return paths
 
 # %% ../nbs/10a_sweep.ipynb #48c9adc4
 def collect(
@@ -106,7 +116,7 @@ def collect(
     kept = {}
     for path in paths:
         config, generations = load_run(path)
-        kept |= {f"{config.paradigm}/{config.strategy}/{config.n_train}/{config.seed}/{k}": v for k, v in pictures(generations[:iterations]).items()}
+        kept |= {f"{config.digest}/{k}": v for k, v in pictures(generations[:iterations]).items()}
     np.savez_compressed(folder / f"{study}-pictures.npz", **kept)
     return table
 
@@ -115,12 +125,14 @@ def run_named_study(
     name: str,  # [study:NAME] in settings.ini
     out_dir: str | Path = "runs",  # one directory a run is made below it
     records_dir: str | Path = "runs/records",  # where NAME.csv and NAME-pictures.npz go
-    workers: int = 2,  # processes at a time, one thread each
+    workers: int = 2,  # processes at a time, each with the config's threads
+    figures_dir: str | Path = "figures/local",  # where the runs' figures go
+    progress: bool = True,  # show how many iterations are done
 ) -> pd.DataFrame:  # as `loop.records`
     "Run what is missing of a study and collect it. Raises ValueError for an unknown study or workers below 1."
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers = {workers!r} (allowed: a whole number, at least 1)")
     configs = load_study(name)
     with ThreadPoolExecutor(workers) as executor:
-        paths = run_study(configs, out_dir, executor=executor)
+        paths = run_study(configs, out_dir, executor=executor, figures_dir=figures_dir, progress=progress)
     return collect(paths, name, records_dir, max(c.iterations for c in configs))

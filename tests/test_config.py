@@ -38,7 +38,14 @@ def test_every_preset_and_study_loads():
     (dict(alpha=1.0), ["alpha = 1.0", "less than 1"]),
     (dict(alpha=float("nan")), ["alpha = nan", "more than 0"]),
     (dict(tau=0), ["tau = 0", "more than 0"]),
+    (dict(tau=float("inf")), ["tau = inf"]),
+    (dict(learning_rate="inf"), ["learning_rate = inf"]),
+    (dict(beta1=1.0), ["beta1 = 1.0", "less than 1"]),
     (dict(strategy=3), ["strategy = 3", "text"]),
+    (dict(spaces=5), ["spaces = 5", "list"]),
+    (dict(spaces="classifier"), ["spaces = 'classifier'", "pixel"]),
+    (dict(train_steps=40), ["warmup_steps = 50", "train_steps = 40"]),
+    (dict(objective="ddpm", sample_steps=1001), ["sample_steps = 1001", "1000"]),
     (dict(stratgy="entropy"), ["stratgy = 'entropy'", "no such parameter", "strategy"]),
 ])
 def test_a_wrong_value_is_named_with_what_is_allowed(change, words):
@@ -89,6 +96,11 @@ def test_names_tell_every_difference_but_length_apart():
     assert replace(demo, iterations=9).name == demo.name
 
 
+def test_an_out_dir_that_is_no_path():
+    with pytest.raises(ValueError, match="out_dir = 5"):
+        C.run_dir(C.load_preset("demo"), 5)
+
+
 def test_a_study_is_the_product_of_its_lists(tmp_path):
     cells = C.load_study("smoke", seed="0, 1, 2", n_train=[16, 32])
     assert len(cells) == 12 and len({c.name for c in cells}) == 12
@@ -98,8 +110,11 @@ def test_a_study_is_the_product_of_its_lists(tmp_path):
 def test_more_is_parsed_or_refused():
     assert C.parse_more("alpha=0.8; spaces=pixel, classifier;") == {"alpha": "0.8", "spaces": "pixel, classifier"}
     assert C.parse_more(None) == {}
-    with pytest.raises(ValueError, match="alpha 0.8.*key=value"):
+    with pytest.raises(ValueError, match=r"alpha 0.8.*key=value"):
         C.parse_more("alpha 0.8")
+    for key in ("name", "path", "preset", "alhpa"):
+        with pytest.raises(ValueError, match=f"no such field '{key}'.*alpha"):
+            C.parse_more(f"{key}=x")
 
 
 def test_seeds_differ_by_every_argument():

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from collapse_nb.data import load_images
 from collapse_nb.loop import load_run, open_run, records, run_loop
 from collapse_nb.sweep import collect, notebook_parameters, run_study
 
-SMOKE = dict(train_steps=6, sample_steps=3)
+SMOKE = dict(train_steps=6, warmup_steps=2, sample_steps=3)
 
 
 def run(path, **change):
@@ -116,7 +117,7 @@ def test_bad_directories_are_refused_before_anything_is_trained(tmp_path):
 
 
 def test_bad_values_are_refused_before_a_directory_is_made(tmp_path):
-    for change, words in ((dict(n_train=1001), "n = 1001.*1000"), (dict(device="cuda:9"), "device = 'cuda:9'"), (dict(device="gpu"), "'gpu'"),
+    for change, words in ((dict(n_train=1001), "n_train = 1001.*1000"), (dict(device="cuda:9"), "device = 'cuda:9'"), (dict(device="gpu"), "'gpu'"),
                           (dict(network="UNet48"), "UNet48")):
         with pytest.raises(ValueError, match=words):
             run_loop(load_preset("smoke", **change), tmp_path / "r")
@@ -128,7 +129,7 @@ def test_one_process_at_a_time(tmp_path):
     first = run_loop(config, tmp_path / "r", progress=False)
     next(first)
     with pytest.raises(ValueError, match="another process"):
-        next(run_loop(config, tmp_path / "r", progress=False))
+        run_loop(config, tmp_path / "r", progress=False)
     first.close()
     assert len(list(run_loop(config, tmp_path / "r", progress=False))) == 2
 
@@ -168,21 +169,34 @@ def test_a_run_continued_by_other_versions_says_so(tmp_path):
 
 
 def test_open_run_leaves_no_half_written_config(tmp_path):
-    open_run(load_preset("smoke"), tmp_path / "r")
-    assert [p.name for p in (tmp_path / "r").iterdir()] == ["config.json"]
+    (tmp_path / "r").mkdir(); (tmp_path / "r" / "config.json.part").write_text("{")  # killed while writing
+    open_run(load_preset("smoke"), tmp_path / "r").release()
+    assert {p.name for p in (tmp_path / "r").iterdir()} <= {"config.json", ".lock"}
+
+
+def test_a_table_that_missed_an_iteration_is_made_whole(tmp_path):
+    "A kill between the renaming of an iteration and the writing of metrics.csv."
+    run(tmp_path / "r")
+    whole = (tmp_path / "r" / "metrics.csv").read_text()
+    (tmp_path / "r" / "metrics.csv").unlink()
+    run(tmp_path / "r")
+    assert (tmp_path / "r" / "metrics.csv").read_text() == whole
 
 
 @pytest.mark.slow
 def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path):
     good = load_preset("smoke", **SMOKE, iterations=1)
     bad = dataclasses.replace(good, n_train=900, network="UNet48")
-    assert notebook_parameters(bad)["more"] == "network=UNet48; train_steps=6; sample_steps=3"
+    assert notebook_parameters(bad)["more"] == "network=UNet48; train_steps=6; warmup_steps=2; sample_steps=3"
+    pool, quiet = ThreadPoolExecutor(2), dict(figures_dir=tmp_path / "figures", progress=False)
+    with pytest.raises(ValueError, match="twice"):
+        run_study([good, dataclasses.replace(good, iterations=2)], tmp_path, executor=pool)
     with pytest.raises(RuntimeError, match=r"1 of 2 runs failed(.|\n)*UNet48"):
-        run_study([bad, good], tmp_path, progress=False)
+        run_study([bad, good], tmp_path, executor=pool, **quiet)
     path, notebook = tmp_path / good.name, tmp_path / good.name / "run_loop.ipynb"
     assert (path / "metrics.csv").exists() and notebook.exists()
     stamp = notebook.stat().st_mtime_ns
-    assert run_study([good], tmp_path, progress=False) == [path] and notebook.stat().st_mtime_ns == stamp
+    assert run_study([good], tmp_path, executor=pool, **quiet) == [path] and notebook.stat().st_mtime_ns == stamp
     table = collect([path], "s", tmp_path / "records")
     assert (tmp_path / "records" / "s.csv").exists() and set(table.config) == {good.digest}
     with np.load(tmp_path / "records" / "s-pictures.npz") as z:

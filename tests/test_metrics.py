@@ -50,6 +50,14 @@ def test_frechet_agrees_with_the_textbook():
         assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-8)
 
 
+def test_frechet_agrees_with_clean_fid():
+    fid = pytest.importorskip("cleanfid.fid")
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(400, 20)) @ rng.normal(size=(20, 20)), rng.normal(size=(300, 20)) + 0.5
+    statistics = [v for x in (a, b) for v in (x.mean(0), np.cov(x, rowvar=False))]
+    assert frechet_distance(a, b) == pytest.approx(fid.frechet_distance(*statistics), rel=1e-6)
+
+
 def test_frechet_with_fewer_points_than_dimensions():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(10, 50))

@@ -52,7 +52,9 @@ def test_run_loop_takes_its_parameters_and_shows_the_figure(execute, tmp_path, p
 @pytest.mark.slow
 @pytest.mark.parametrize("parameters, words", [
     (dict(stratgy="entropy"), "stratgy = 'entropy': no such parameter"), (dict(strategy="entorpy"), "entorpy.*threshold_decay"),
-    (dict(preset="dmeo"), "dmeo.*demo"), (dict(seed=-1), "seed = -1"), (dict(n_train=5000), "n = 5000.*1000"), (dict(more="alpha"), "key=value")])
+    (dict(preset="dmeo"), "dmeo.*demo"),
+    (dict(seed=-1), "seed = -1"), (dict(n_train=5000), "n_train = 5000.*1000"), (dict(more="alpha"), "key=value"),
+    (dict(more="seed=2", seed=1), "seed: given as a parameter and in more")])
 @pytest.mark.filterwarnings("ignore::papermill.exceptions.PapermillWarning", "ignore:Passed unknown parameter")
 def test_run_loop_refuses_a_mistake_before_training(execute, tmp_path, parameters, words):
     with pytest.raises(papermill.PapermillExecutionError, match=words):
@@ -62,7 +64,8 @@ def test_run_loop_refuses_a_mistake_before_training(execute, tmp_path, parameter
 
 @pytest.mark.slow
 def test_sweep_then_comparison(execute, tmp_path):
-    nb = execute("run_sweep", study="smoke", out_dir=str(tmp_path / "runs"), records_dir=str(tmp_path / "records"))
+    nb = execute("run_sweep", study="smoke", out_dir=str(tmp_path / "runs"), records_dir=str(tmp_path / "records"),
+                 figures_dir=str(tmp_path / "local"))
     assert len(list((tmp_path / "runs").glob("smoke-*/metrics.csv"))) == 2
     assert "vanilla" in str(nb.cells[-1].outputs)
     nb = execute("fig_demo", records=str(tmp_path / "records" / "smoke.csv"), out_dir=str(tmp_path / "figures"))

@@ -126,6 +126,7 @@ def test_vanilla_takes_equal_shares_without_replacement():
     (lambda x: threshold_decay(x, 3, alpha=1.0), "alpha = 1.0"),
     (lambda x: threshold_decay(x, 3, alpha=0), "alpha = 0"),
     (lambda x: threshold_decay(x, 3, tau=-1), "tau = -1"),
+    (lambda x: threshold_decay(x, 3, tau=float("inf")), "tau = inf"),
     (lambda x: threshold_decay(x, 3, order=[0, 0]), "permutation"),
     (lambda x: vanilla(x, 3, source=[1]), "source"),
     (lambda x: select("gredy", x, 3), "gredy.*entropy"),
