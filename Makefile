@@ -33,7 +33,7 @@ demo: $(READY)
 
 test: $(READY) unchanged
 	$(BIN)/ruff check .
-	$(BIN)/nbdev-test --n_workers 2
+	$(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/python -m pytest
 
 # The notebooks are clean and the modules are what they export.
