@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
-
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -246,8 +246,8 @@ def _iterations(config: LoopConfig, path: Path, real: Images, lock: FileLock, pr
     "Yield the complete iterations, then run the missing ones; the lock is released at the end, or when the iterator is closed."
     done: list[Generation] = []
     heldout = load_images(config.dataset, split="heldout")
-    total = config.iterations * config.train_steps
-    with lock, tqdm(total=total, disable=not progress, mininterval=2, unit="step", dynamic_ncols=True, desc=config.strategy) as bar:
+    total, often = config.iterations * config.train_steps, 1 if sys.stderr.isatty() else 5  # in a notebook each refresh is kept
+    with lock, tqdm(total=total, disable=not progress, mininterval=often, unit="step", dynamic_ncols=True, desc=config.strategy) as bar:
         for n in range(1, config.iterations + 1):
             folder = path / f"iteration-{n:03d}"
             if folder.is_dir():
