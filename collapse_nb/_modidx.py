@@ -131,6 +131,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'collapse_nb.plots.plot_metric': ('plots.html#plot_metric', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots.plot_provenance': ('plots.html#plot_provenance', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots.plot_reference': ('plots.html#plot_reference', 'collapse_nb/plots.py'),
+                                   'collapse_nb.plots.plot_unseen': ('plots.html#plot_unseen', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots.save_figure': ('plots.html#save_figure', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots.setting': ('plots.html#setting', 'collapse_nb/plots.py')},
             'collapse_nb.sampling': { 'collapse_nb.sampling.ancestral': ('sampling.html#ancestral', 'collapse_nb/sampling.py'),

@@ -41,7 +41,7 @@ def test_greedy_against_a_cdist_to_all_chosen(benchmark, size, n):
 
 def test_training_against_the_bare_network(benchmark):
     "Baseline: forward and backward of the demo's network on one batch, without data, objective or optimizer."
-    config, images = load_preset("demo", train_steps=20), load_images("digits", n=128)
+    config, images = load_preset("demo", train_steps=20, warmup_steps=5), load_images("digits", n=128)
     model = Denoiser.fresh(config.network, config.objective, images, 0)
     x, t = torch.randn(config.batch_size, *images.shape), torch.rand(config.batch_size)
 
