@@ -23,6 +23,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'collapse_nb.config.injected_names': ('config.html#injected_names', 'collapse_nb/config.py'),
                                     'collapse_nb.config.load_preset': ('config.html#load_preset', 'collapse_nb/config.py'),
                                     'collapse_nb.config.load_study': ('config.html#load_study', 'collapse_nb/config.py'),
+                                    'collapse_nb.config.parameter_names': ('config.html#parameter_names', 'collapse_nb/config.py'),
                                     'collapse_nb.config.parse_more': ('config.html#parse_more', 'collapse_nb/config.py'),
                                     'collapse_nb.config.preset_names': ('config.html#preset_names', 'collapse_nb/config.py'),
                                     'collapse_nb.config.project_root': ('config.html#project_root', 'collapse_nb/config.py'),

@@ -248,6 +248,7 @@ def _iterations(config: LoopConfig, path: Path, real: Images, lock: FileLock, pr
     heldout = load_images(config.dataset, split="heldout")
     total, often = config.iterations * config.train_steps, 1 if sys.stderr.isatty() else 5  # in a notebook each refresh is kept
     with lock, tqdm(total=total, disable=not progress, mininterval=often, unit="step", dynamic_ncols=True, desc=config.strategy) as bar:
+        if any(path.glob("iteration-???")): write_metrics(path)  # should a kill have come between the last iteration and its row
         for n in range(1, config.iterations + 1):
             folder = path / f"iteration-{n:03d}"
             if folder.is_dir():
@@ -258,7 +259,7 @@ def _iterations(config: LoopConfig, path: Path, real: Images, lock: FileLock, pr
                     run_iteration(config, n, real, heldout, [g.generated for g in done], done[-1].index if done else None,
                                   folder.with_suffix(".partial"), bar)
                 os.replace(folder.with_suffix(".partial"), folder)
-            write_metrics(path)  # also of an iteration that was complete, should the table have missed it
+                write_metrics(path)
             done.append(load_generation(config, path, n, real, done))
             yield done[-1]
 

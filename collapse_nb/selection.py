@@ -154,9 +154,7 @@ def threshold_decay(
 
 # %% ../nbs/05_selection.ipynb #33756015
 STRATEGIES: dict[str, Callable[..., np.ndarray]] = Registry("strategy")
-STRATEGIES.register("vanilla")(vanilla)
-STRATEGIES.register("entropy")(greedy)
-_ = STRATEGIES.register("threshold_decay")(threshold_decay)
+STRATEGIES.update(vanilla=vanilla, entropy=greedy, threshold_decay=threshold_decay)
 
 # %% ../nbs/05_selection.ipynb #931fca4f
 def select(
