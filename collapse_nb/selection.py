@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'SelectionInfo', 'equal_shares', 'vanilla', 'greedy', 'threshold_decay', 'select']
 
-# %% ../nbs/05_selection.ipynb #99ab3388
+# %% ../nbs/05_selection.ipynb #9e6c704e
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .config import Registry
-from .neighbors import as_points, squared_distances
+from .neighbors import Closest, PointSet, as_points, full_precision, lower_bounds, squared_pairs
 
 # %% ../nbs/05_selection.ipynb #19957db5
 @dataclass(frozen=True)
@@ -24,13 +25,11 @@ class SelectionInfo:
     passes: int = 1  # passes over the pool (threshold decay)
     tau: float | None = None  # the last tau (threshold decay)
 
-# %% ../nbs/05_selection.ipynb #d099d5ec
-def _checked_pool(points, n: int) -> np.ndarray:
-    "Points as [N, d], after checking that n of them can be chosen."
-    x = as_points(points)
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= len(x):
-        raise ValueError(f"n = {n!r} is out of range (allowed: 1 to {len(x)}, the points in the pool)")
-    return x
+# %% ../nbs/05_selection.ipynb #3d251806
+def _check_n(n: int, size: int) -> None:
+    "Raises ValueError when n points cannot be chosen out of size."
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= size:
+        raise ValueError(f"n = {n!r} is out of range (allowed: 1 to {size}, the points in the pool)")
 
 # %% ../nbs/05_selection.ipynb #06e252b4
 def equal_shares(
@@ -55,7 +54,8 @@ def vanilla(
     return_info: bool = False,  # also return a SelectionInfo
 ):  # int64 indices [n], oldest source first
     "Equal shares of every source, without replacement. Raises ValueError for n out of range."
-    x = _checked_pool(points, n)
+    x = as_points(points)
+    _check_n(n, len(x))
     source = np.zeros(len(x), int) if source is None else np.asarray(source)
     if source.shape != (len(x),):
         raise ValueError(f"source of shape {list(source.shape)} (allowed: [{len(x)}], one a point)")
@@ -65,55 +65,174 @@ def vanilla(
     index = np.concatenate([(g if rng is None else rng.permutation(g))[:m] for g, m in zip(groups, shares)])
     return (index, SelectionInfo(np.full(n, np.nan))) if return_info else index
 
-# %% ../nbs/05_selection.ipynb #17a901b2
-def _starting(x, n, start, chosen, seed):
-    "The starting indices, and every pool point's squared distance to the points outside the pool."
-    far = np.full(len(x), np.inf)
-    if chosen is not None:
-        chosen = as_points(chosen, "chosen")
-        if chosen.shape[1] != x.shape[1]:
-            raise ValueError(f"chosen has {chosen.shape[1]} dimensions, the pool {x.shape[1]} (allowed: the same number)")
-        for i in range(0, len(chosen), 256):
-            far = np.minimum(far, squared_distances(x, chosen[i:i + 256]).min(1))
-    if start is None:
-        start = [] if chosen is not None else [np.random.default_rng(seed).integers(len(x))]
-    start = np.atleast_1d(np.asarray(start)).astype(np.int64) if np.size(start) else np.zeros(0, np.int64)
-    if len(start) > n or len(set(start.tolist())) < len(start) or ((start < 0) | (start >= len(x))).any():
-        raise ValueError(f"start = {start.tolist()} (allowed: at most n = {n} different indices, 0 to {len(x) - 1})")
-    return start, far
+# %% ../nbs/05_selection.ipynb #e51b522c
+class _Chosen:
+    "Points chosen so far, and every pool point's distance to those that it has been compared with: an upper bound of its distance to all."
 
-# %% ../nbs/05_selection.ipynb #c763021c
-def _distance_from(x: np.ndarray) -> Callable[[int], np.ndarray]:
-    "A function: the squared distances of all points to point i, as `squared_distances` but with the norms taken once."
-    y = x.astype(np.float64)
-    norms = np.einsum("nd,nd->n", y, y)
-    if x.dtype.kind in "iu" and norms.max() < 2**50: return lambda i: norms + norms[i] - 2 * (y @ y[i])
-    return lambda i: np.square(y - y[i]).sum(1)
+    def __init__(self, pool: PointSet, size: int = 1024):
+        self.pool, self.size, self.closest = pool, size, Closest(pool, pool)
+        self.picks: list[int] = []
+        self.distance: list[float] = []  # squared, of each pick at its time
+        self.seen = np.zeros(len(pool), np.int64)  # how many picks are in a point's bound
+        self.bound = self.closest.squared[:, 0]  # a view: squared distances; -1 once chosen
+
+    def add(self, rows: np.ndarray, squared: np.ndarray) -> None:
+        self.picks.extend(rows.tolist())
+        self.distance.extend(squared.tolist())
+        self.bound[rows] = -1
+
+    def force(self, rows: np.ndarray) -> None:
+        "Choose these rows, in this order; then everybody's bound is brought up to date."
+        for i in range(0, len(rows), self.size):
+            part = rows[i:i + self.size]
+            self.refresh(part)
+            inside = _Inside(self, part)
+            for j in range(len(part)): inside.take(j)
+            inside.close()
+        self.refresh(np.arange(len(self.pool)))
+
+    def refresh(self, rows: np.ndarray) -> None:
+        "Bring the bounds of these rows up to date: exact distances to all picks."
+        rows = rows[(self.seen[rows] < len(self.picks)) & (self.bound[rows] >= 0)]
+        rows = rows[np.argsort(self.seen[rows], kind="stable")]
+        picks, step = np.array(self.picks, np.int64), self.size
+        for i in range(0, len(rows), 2 * step):
+            part = rows[i:i + 2 * step]
+            seen, a = self.seen[part], self.pool.block(part)
+            for j in range(int(seen[0]), len(picks), step):
+                new = picks[j:j + step]
+                self.closest.update(a[:np.searchsorted(seen, j + len(new))], self.pool.block(new))
+        self.seen[rows] = len(picks)
+
+    def top(self, size: int) -> tuple[np.ndarray, float, int]:
+        "The rows of the largest bounds, lowest index first among equals, in order of index; the largest bound elsewhere, and where."
+        size = min(size, len(self.bound) - len(self.picks))
+        cut = np.partition(self.bound, len(self.bound) - size)[len(self.bound) - size]
+        equal, above = np.flatnonzero(self.bound == cut), np.flatnonzero(self.bound > cut)
+        rows, waiting = np.sort(np.concatenate([above, equal[:size - len(above)]])), equal[size - len(above):]
+        if len(waiting):
+            return rows, cut, int(waiting[0])
+        inside, self.bound[rows] = self.bound[rows], -2
+        other = int(self.bound.argmax())
+        value, self.bound[rows] = self.bound[other], inside
+        return rows, value, other
+
+    def settled_top(self) -> tuple[np.ndarray, float, int]:
+        "`top`, after refreshing until all of it is exact."
+        while True:
+            rows, value, other = self.top(self.size)
+            if (self.seen[rows] == len(self.picks)).all():
+                return rows, value, other
+            self.refresh(self.top(4 * self.size)[0])
+
+# %% ../nbs/05_selection.ipynb #1d26f1e2
+class _Inside:
+    "A block of rows with exact distances, from which points are taken one by one."
+
+    def __init__(self, chosen: _Chosen, rows: np.ndarray):
+        block = chosen.pool.block(rows)
+        self.chosen, self.rows, self.scale = chosen, rows, chosen.pool.scale**2
+        self.low = lower_bounds(block, block, chosen.closest.slack).cpu().numpy()
+        self.exact = chosen.pool.exact(rows)
+        self.squared = chosen.bound[rows]  # a copy
+        self.nearest = chosen.closest.index[rows, 0]
+        self.taken: list[int] = []
+        self.at: list[float] = []
+
+    def take(self, j: int) -> None:
+        "Choose the block's row j: the others may have become closer to the chosen set."
+        self.taken.append(j)
+        self.at.append(self.squared[j])
+        self.squared[j] = -1
+        may = np.flatnonzero(self.low[j] <= self.squared * self.scale)
+        if len(may):
+            difference = self.exact[may] - self.exact[j]
+            new = np.einsum("nd,nd->n", difference, difference)
+            closer = new < self.squared[may]
+            self.squared[may[closer]], self.nearest[may[closer]] = new[closer], self.rows[j]
+
+    def close(self) -> None:
+        "Hand everything back: bounds that have seen all picks."
+        c, new = self.chosen, self.rows[np.array(self.taken, int)]
+        c.bound[self.rows], c.closest.index[self.rows, 0] = self.squared, self.nearest
+        c.add(new, np.array(self.at))
+        c.seen[self.rows] = len(c.picks)
+
+# %% ../nbs/05_selection.ipynb #7c97f6cc
+def _started(pool: PointSet, n: int, start, chosen, seed) -> _Chosen:
+    "A selection that holds its starting points. Raises ValueError for those that cannot be."
+    if chosen is not None:
+        chosen = PointSet(chosen, "chosen", like=pool)
+        if chosen.d != pool.d:
+            raise ValueError(f"chosen has {chosen.d} dimensions, the pool {pool.d} (allowed: the same number)")
+    if start is None:
+        start = [] if chosen is not None else [np.random.default_rng(seed).integers(len(pool))]
+    given = np.atleast_1d(np.asarray(start)) if np.size(start) else np.zeros(0, np.int64)
+    if given.dtype.kind not in "iu" or len(given) > n or len(set(given.tolist())) < len(given) or ((given < 0) | (given >= len(pool))).any():
+        raise ValueError(f"start = {given.tolist()} (allowed: at most n = {n} different indices, 0 to {len(pool) - 1})")
+    result = _Chosen(pool)
+    if chosen is not None:
+        result.bound[:] = Closest(pool, chosen).scan().squared[:, 0]
+    if len(given):
+        result.force(given.astype(np.int64))
+    return result
 
 # %% ../nbs/05_selection.ipynb #5d615d8b
 def greedy(
-    points,  # the pool [M, ...]
+    points,  # the pool [M, ...]: Images, numpy (memory-mapped too) or torch, on any device
     n: int,  # how many to choose
     *,
-    start=None,  # an index or several, returned first; None: one at random, or none where `chosen` is given
+    start=None,  # an index or several, counted in n and returned first; None: one at random, or none where `chosen` is given
     chosen=None,  # points outside the pool that are already kept, [K, ...]
     seed: int | None = None,  # of the random start
     return_info: bool = False,  # also return a SelectionInfo
 ):  # int64 indices [n], in the order chosen
-    "Greedy Selection: Algorithm 1 of arXiv 2509.16499. Ties go to the lowest index. Raises ValueError for bad n or start."
-    x = _checked_pool(points, n)
-    start, far = _starting(x, n, start, chosen, seed)
-    index, distance = np.zeros(n, np.int64), np.zeros(n)
-    taken, to_point = np.zeros(len(x), bool), _distance_from(x)
-    for j in range(n):
-        i = start[j] if j < len(start) else np.where(taken, -1, far).argmax()
-        index[j], distance[j], taken[i] = i, far[i], True
-        far = np.minimum(far, to_point(i))
-    return (index, SelectionInfo(np.sqrt(distance))) if return_info else index
+    """Greedy Selection, Algorithm 1 of arXiv 2509.16499: exact farthest-point sampling, ties to the lowest index.
+    Raises ValueError for n, start or chosen out of range and for points that are empty or not finite."""
+    pool = PointSet(points, keep=True)
+    _check_n(n, len(pool))
+    with full_precision(pool.device):
+        c = _started(pool, n, start, chosen, seed)
+        while len(c.picks) < n:
+            rows, outside, where = c.settled_top()
+            inside = _Inside(c, rows)
+            while len(c.picks) + len(inside.taken) < n:
+                j = int(inside.squared.argmax())
+                best = inside.squared[j]
+                if best < max(outside, 0) or best == outside and rows[j] > where: break
+                inside.take(j)
+            inside.close()
+    index = np.array(c.picks, np.int64)
+    return (index, SelectionInfo(np.sqrt(c.distance))) if return_info else index
+
+# %% ../nbs/05_selection.ipynb #adaea3d4
+def _square_of(tau: float) -> float:
+    "The largest s with sqrt(s) <= tau in float64: comparing squares with it is comparing distances with tau."
+    s = tau * tau
+    while math.sqrt(s) > tau: s = math.nextafter(s, 0)
+    while math.sqrt(up := math.nextafter(s, math.inf)) <= tau: s = up
+    return s
+
+
+def _pass(c: _Chosen, order: np.ndarray, tau: float, n: int) -> int:
+    "One pass at tau over the points not yet chosen; returns how many entered."
+    before, square = len(c.picks), _square_of(tau)
+    waiting = order[c.bound[order] > square]  # the others are surely refused
+    for i in range(0, len(waiting), c.size):
+        rows = waiting[i:i + c.size]
+        c.refresh(rows)
+        rows = rows[c.bound[rows] > square]
+        inside, at = _Inside(c, rows), 0
+        while len(c.picks) + len(inside.taken) < n and (ahead := np.flatnonzero(inside.squared[at:] > square)).size:
+            at += ahead[0]
+            inside.take(at)
+        inside.close()
+        if len(c.picks) == n: break
+    return len(c.picks) - before
 
 # %% ../nbs/05_selection.ipynb #69ff9dbc
 def threshold_decay(
-    points,  # the pool [M, ...]
+    points,  # the pool [M, ...]: Images, numpy (memory-mapped too) or torch, on any device
     n: int,  # how many to choose
     *,
     tau: float | None = None,  # first threshold, in the units of the points; None: the largest distance from the start
@@ -122,35 +241,33 @@ def threshold_decay(
     seed: int | None = None,  # of the random order
     return_info: bool = False,  # also return a SelectionInfo with passes and final tau
 ):  # int64 indices [n], in the order chosen
-    "Threshold Decay Filter: Algorithm 2 of arXiv 2509.16499. Raises ValueError for bad n, tau, alpha or order."
-    x = _checked_pool(points, n)
+    "Threshold Decay Filter: Algorithm 2 of arXiv 2509.16499, exact. Raises ValueError for bad points, n, tau, alpha or order."
+    pool = PointSet(points, keep=True)
+    _check_n(n, len(pool))
     if not 0 < alpha < 1: raise ValueError(f"alpha = {alpha!r} (allowed: between 0 and 1, both excluded)")
     if tau is not None and not 0 < tau < np.inf: raise ValueError(f"tau = {tau!r} (allowed: none, or a finite distance above 0)")
-    order = np.random.default_rng(seed).permutation(len(x)) if order is None else np.asarray(order)
-    if sorted(order.tolist()) != list(range(len(x))):
-        raise ValueError(f"order: not a permutation of the pool's {len(x)} indices (allowed: each index once)")
-    to_point = _distance_from(x[order])
-    far = np.sqrt(to_point(0))
-    tau = far.max() if tau is None else float(tau)
-    picks, distance, passes = [0], [np.inf], 0
-    far[0] = -1  # a taken point never enters again
-    while len(picks) < n:
-        passes += 1
-        added, at = len(picks), 0
-        while len(picks) < n and (ahead := np.flatnonzero(far[at:] > tau)).size:
-            at += ahead[0]
-            picks.append(at); distance.append(far[at])
-            far = np.minimum(far, np.sqrt(to_point(at))); far[at] = -1
-        if len(picks) > added or len(picks) == n: continue
-        if far.max() <= 0:  # a strict > never accepts an exact copy
-            copies = np.flatnonzero(far == 0)[:n - len(picks)]
-            warnings.warn(f"threshold_decay: only exact copies are left; {len(copies)} of them are kept, in scan order", stacklevel=2)
-            picks.extend(copies); distance.extend([0.0] * len(copies)); tau = 0.0
-        while tau > 0 and far.max() <= tau:  # nothing can enter: decay, and count the passes that would add nothing
-            tau *= alpha
-            passes += far.max() <= tau
-    index = order[np.array(picks)]
-    return (index, SelectionInfo(np.array(distance), int(passes), float(tau))) if return_info else index
+    order = np.random.default_rng(seed).permutation(len(pool)) if order is None else np.asarray(order)
+    if order.dtype.kind not in "iu" or order.shape != (len(pool),) or (np.sort(order) != np.arange(len(pool))).any():
+        raise ValueError(f"order: not a permutation of the pool's {len(pool)} indices (allowed: each index once)")
+    with full_precision(pool.device):
+        c, passes = _Chosen(pool), 0
+        c.force(order[:1])
+        tau = math.sqrt(max(c.bound.max(), 0)) if tau is None else float(tau)
+        while len(c.picks) < n:
+            passes += 1
+            if _pass(c, order, tau, n): continue  # as written: the same tau again, until nothing enters
+            rows = c.settled_top()[0]
+            farthest = math.sqrt(c.bound[rows].max())
+            if farthest == 0:  # a strict > never accepts an exact copy
+                copies = order[c.bound[order] == 0][:n - len(c.picks)]
+                warnings.warn(f"threshold_decay: only exact copies are left; {len(copies)} of them are kept, in scan order", stacklevel=2)
+                c.add(copies, np.zeros(len(copies)))
+                tau = 0.0
+            while tau > 0 and farthest <= tau:  # nothing can enter: decay, and count the passes that would add nothing
+                tau *= alpha
+                passes += farthest <= tau
+    index = np.array(c.picks, np.int64)
+    return (index, SelectionInfo(np.sqrt(c.distance), int(passes), float(tau))) if return_info else index
 
 # %% ../nbs/05_selection.ipynb #33756015
 STRATEGIES: dict[str, Callable[..., np.ndarray]] = Registry("strategy")
