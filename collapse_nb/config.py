@@ -20,7 +20,7 @@ from pathlib import Path
 
 # %% ../nbs/00_config.ipynb #c7862c4e
 NAMES = dict(
-    strategy=["vanilla", "entropy", "threshold_decay"],
+    strategy=["vanilla", "entropy", "threshold_decay", "max_entropy"],
     paradigm=["replace", "accumulate"],
     dataset=["digits"],
     space=["pixel", "classifier"],

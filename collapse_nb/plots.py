@@ -25,7 +25,7 @@ from .config import project_root
 # %% ../nbs/11_plots.ipynb #8c021f5b
 _C = sns.color_palette("colorblind")
 STYLE = dict(vanilla=dict(color=_C[0], ls="--", marker="o"), threshold_decay=dict(color=_C[2], ls="-.", marker="s"),
-             entropy=dict(color=_C[3], ls="-", marker="^"))
+             entropy=dict(color=_C[3], ls="-", marker="^"), max_entropy=dict(color=_C[4], ls="-", marker="D"))
 UNITS = dict(gs="GS", entropy="entropy of $D_n$ [nats]", frechet="Frechet distance of $G_n$", mnnd="MNND", variance="variance",
              memorized="memorized fraction")
 
