@@ -52,7 +52,8 @@ export: $(READY)
 	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
 
 bench: $(READY)
-	$(BIN)/python -m pytest tests/benchmarks -o addopts="" --benchmark-only --benchmark-columns=median,iqr,rounds -sq
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]' || echo "without faiss-cpu and fpsample"
+	TQDM_DISABLE=1 $(BIN)/python -m pytest tests/benchmarks -o addopts="" --benchmark-only --benchmark-columns=median,iqr,rounds -sq
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

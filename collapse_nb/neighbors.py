@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.spatial.distance import cdist
+from tqdm import tqdm
 
 # %% ../nbs/03_neighbors.ipynb #f107d1a2
 def _flattened(points, name: str):
@@ -193,7 +194,7 @@ class Closest:
         "Take in all of the reference, block by block; a set about itself only half of the pairs, each in both directions."
         q, r, side = self.query, self.reference, max(1, min(math.isqrt(block), 4 * block // self.query.d))
         mirror = exclude_self and q is r
-        for i in _blocks(len(q), side):
+        for i in tqdm(list(_blocks(len(q), side)), desc="neighbours", unit=" blocks", delay=5):
             a = q.block(i)
             for j in _blocks(len(r), side, i.start if mirror else 0):
                 b = r.block(j)

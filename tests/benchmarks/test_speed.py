@@ -1,7 +1,6 @@
 """Ratios against stated baselines, measured in one run: `make bench`. Nothing here asserts a time."""
 
 import numpy as np
-import pytest
 import torch
 
 from collapse_nb.config import load_preset
@@ -10,7 +9,6 @@ from collapse_nb.denoiser import Denoiser
 from collapse_nb.diffusion import train
 from collapse_nb.features import torch_threads
 from collapse_nb.sampling import SAMPLERS, sample
-from collapse_nb.selection import greedy
 
 
 def ratio(benchmark, ours, baseline, name):
@@ -24,19 +22,6 @@ def ratio(benchmark, ours, baseline, name):
     ours(), baseline()
     benchmark.pedantic(ours, setup=both, rounds=5)
     print(f"\n{name}: {np.median(times) / benchmark.stats.stats.median:.2f} times the speed of the baseline")
-
-
-@pytest.mark.parametrize("size, n", [(2048, 512), (4096, 1024)])
-def test_greedy_against_a_cdist_to_all_chosen(benchmark, size, n):
-    "Baseline: at every step the distances of the whole pool to all points chosen so far, as farthest-point code is often written."
-    x = torch.randn(size, 64, generator=torch.Generator().manual_seed(0))
-
-    def baseline():
-        chosen = [0]
-        while len(chosen) < n:
-            chosen.append(int(torch.cdist(x, x[chosen]).amin(1).argmax()))
-
-    ratio(benchmark, lambda: greedy(x, n, start=0), baseline, f"greedy, {n} of {size} points in 64 dimensions")
 
 
 def test_training_against_the_bare_network(benchmark):
