@@ -102,8 +102,9 @@ class PointSet:
         self.raw = _flattened(points, name)
         mean, self.peak = _measured(self.raw, name)
         self.device = torch.device("cpu") if isinstance(self.raw, np.ndarray) else self.raw.device
-        self.whole = self.raw.dtype.kind in "iu" if isinstance(self.raw, np.ndarray) else not self.raw.is_floating_point()
-        self.narrow = "float32" if str(self.raw.dtype).split(".")[-1] in ("float16", "float32", "bfloat16", "uint8", "int8", "int16", "uint16") else "float64"
+        kind = str(self.raw.dtype).removeprefix("torch.")
+        self.whole = "int" in kind
+        self.width = "float64" if kind in ("float64", "int32", "int64", "uint32", "uint64") else "float32"  # holds every value exactly, or nearly
         self.mean = like.mean if like else (np.rint(mean) if self.whole else mean).astype(np.float32)
         peak = 2 * self.peak or 1.0
         self.scale = 1.0 if 2**-20 < peak < 2**30 else 2.0 ** -math.ceil(math.log2(peak))
@@ -127,7 +128,7 @@ class PointSet:
         return self._prepared(rows, dtype)
 
     def _prepared(self, rows, dtype) -> Block:
-        width = self.narrow if dtype == torch.float32 else "float64"
+        width = self.width if dtype == torch.float32 else "float64"
         if isinstance(self.raw, np.ndarray):
             y = torch.from_numpy(np.subtract(self.raw[rows], self.mean, dtype=width))
         else:

@@ -449,7 +449,8 @@ def explain(
     """Chosen or not, when (rank) and by which rule, the distance to the chosen set then and now (a chosen point's to the others) and
     the chosen point that lies nearest. Raises ValueError for indices that are no selection of the pool."""
     x, index = as_points(points), np.asarray(index)
-    if index.ndim != 1 or not len(index) or index.dtype.kind not in "iu" or len(set(index.tolist())) < len(index) or not ((index >= 0) & (index < len(x))).all():
+    whole = index.ndim == 1 and len(index) and index.dtype.kind in "iu" and len(set(index.tolist())) == len(index)
+    if not whole or not ((index >= 0) & (index < len(x))).all():
         raise ValueError(f"index of shape {list(index.shape)} (allowed: different integers, 0 to {len(x) - 1}, one for each chosen point)")
     table = pd.DataFrame(dict(chosen=np.isin(np.arange(len(x)), index), rank=pd.array([None] * len(x), "Int64"), rule="", distance_then=np.nan,
                               distance=np.nan, nearest=pd.array([None] * len(x), "Int64")))
