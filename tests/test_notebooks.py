@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from conftest import ROOT, text_of
@@ -82,3 +83,15 @@ def test_figures_draw_from_the_committed_records(execute, tmp_path, name):
         assert (tmp_path / "figures" / f"{stem}{suffix}").stat().st_size > 0 and (ROOT / "figures" / f"{stem}{suffix}").exists()
     committed, drawn = (json.loads((p / f"{stem}.json").read_text()) for p in (ROOT / "figures", tmp_path / "figures"))
     assert committed == drawn, "the committed figure was drawn from other records"
+
+
+@pytest.mark.slow
+def test_selectors_compared_on_real_images(execute, tmp_path):
+    about = dict(pool=200, sizes="40", seeds="0, 1", strategies="vanilla, greedy, max_entropy", records=str(tmp_path / "records.csv"))
+    nb = execute("run_selection", **about)
+    table = pd.read_csv(tmp_path / "records.csv")
+    assert len(table) == 6 and set(table.strategy) == {"vanilla", "entropy", "max_entropy"} and (table.n == 40).all() and (table.pool == 200).all()
+    best = table.pivot(index="seed", columns="strategy", values="entropy")
+    assert (best.vanilla < best.entropy).all() and (best.entropy < best.max_entropy).all()
+    said, again = ([line for line in text_of(b).splitlines() if "max_entropy - entropy" in line] for b in (nb, execute("run_selection", **about)))
+    assert len(pd.read_csv(tmp_path / "records.csv")) == 6 and said == again and len(said) == 2
