@@ -11,7 +11,7 @@ import numpy as np
 
 from .data import Images
 from .entropy import count_copies, kl_entropy
-from .features import embed, load_classifier, probabilities
+from .features import classifier_for, embed, probabilities
 from .neighbors import as_points, nearest, squared_distances
 
 # %% ../nbs/09_metrics.ipynb #c8cccff0
@@ -88,8 +88,8 @@ def measure(
             gs=generalization_score(g, d), gs_heldout=generalization_score(h, d), entropy=kl_entropy(d), copies=count_copies(d),
             mnnd=mnnd(d), variance=variance(d), memorized=memorized_fraction(g, d), frechet=frechet_distance(g, h),
             frechet_train=frechet_distance(d, h), entropy_generated=kl_entropy(g)).items()}
-    classifier = load_classifier(train.dataset)
-    rows["confidence"] = float(probabilities(classifier.model, generated).max(1).mean())
+    if heldout.labels is not None:
+        rows["confidence"] = float(probabilities(classifier_for(heldout).model, generated).max(1).mean())
     return rows
 
 # %% ../nbs/09_metrics.ipynb #514e7e63
