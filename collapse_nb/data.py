@@ -181,7 +181,8 @@ HOWTO = dict(  # what to put where, said when it is missing
           "train-labels-idx1-ubyte.gz (28,881, d53e105ee54ea40749a09fcbcd1e9432), "
           "t10k-images-idx3-ubyte.gz (1,648,877, 9fb629c4189551a2d022fa330f9573f3), "
           "t10k-labels-idx1-ubyte.gz (4,542, ec29112dd5afa0611ce80d1b7f02629c)",
-    cifar10="put cifar-10-python.tar.gz (170,498,071 bytes, md5 c58f30108f718f92721af3b95e74349a) or its folder cifar-10-batches-py into one of these places",
+    cifar10="put cifar-10-python.tar.gz (170,498,071 bytes, md5 c58f30108f718f92721af3b95e74349a) or its folder cifar-10-batches-py "
+            "into one of these places",
     ffhq="put a folder or zip of FFHQ's PNG files there, for example thumbnails128x128 (70,000 files, 1.95 GB), under one of these names",
     folder="give the path of a folder or zip of pictures: folder:PATH, absolute or in one of these places",
     npz="give the path of an npz file: npz:PATH, absolute or in one of these places",
@@ -253,7 +254,8 @@ def hold_out(
     "A fixed split by hash. Raises ValueError where there are not two different images."
     keys = _hashes(images)
     different = np.unique(keys)
-    if len(different) < 2: raise ValueError(f"{images.dataset}: {len(images)} images, {len(different)} different (allowed: at least two, one to train on, one held out)")
+    if len(different) < 2:
+        raise ValueError(f"{images.dataset}: {len(images)} images, {len(different)} different (allowed: two or more, to train on and to hold out)")
     held = np.isin(keys, different[:max(1, round(share * len(different)))])
     return images[~held], images[held]
 
@@ -277,10 +279,11 @@ def read_idx(
         try: data = gzip.decompress(data)
         except (EOFError, OSError, zlib.error) as e: raise ValueError(f"{path}: the gz is truncated or damaged ({e}); fetch it again") from None
     if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4 or len(data) < 4 + 4 * data[3]:
-        raise ValueError(f"{path} begins with {data[:4].hex(' ') or 'nothing'}: no idx file of bytes (allowed: 00 00 08, the number of dimensions, the dimensions)")
+        raise ValueError(f"{path} begins with {data[:4].hex(' ') or 'nothing'}: no idx file of bytes (allowed: 00 00 08, number of dimensions, ...)")
     start, shape = 4 + 4 * data[3], struct.unpack(f">{data[3]}I", data[4:4 + 4 * data[3]])
     if len(data) - start != (want := int(np.prod(shape, dtype=np.int64))):
-        raise ValueError(f"{path} holds {len(data) - start} bytes after its header, which says {' x '.join(map(str, shape))} = {want}; fetch it again")
+        says = " x ".join(map(str, shape))
+        raise ValueError(f"{path} holds {len(data) - start} bytes after its header, which says {says} = {want}; fetch it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()
 
 # %% ../nbs/01_data.ipynb #1b84928f
@@ -361,7 +364,8 @@ def read_batch(
 ) -> tuple[np.ndarray, np.ndarray]:  # uint8 [n, 3, 32, 32], int64 [n]
     "Raises ValueError naming a batch that is damaged, or that asks for more than arrays."
     try: batch = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
-    except Exception as e: raise ValueError(f"{where} is no CIFAR-10 batch: {type(e).__name__}: {e} (allowed: a pickle of arrays, bytes and lists)") from None
+    except Exception as e:  # a damaged pickle may raise anything
+        raise ValueError(f"{where} is no CIFAR-10 batch: {type(e).__name__}: {e} (allowed: a pickle of arrays, bytes and lists)") from None
     batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()} if isinstance(batch, dict) else {}
     x, y = batch.get("data"), batch.get("labels")
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 2 or x.shape[1] != 3072:
@@ -375,7 +379,7 @@ def _archived(path: Path) -> dict[str, bytes]:
     "The batches of cifar-10-python.tar.gz, in one pass."
     data = path.read_bytes()
     if (md5 := hashlib.md5(data, usedforsecurity=False).hexdigest()) != CIFAR10_MD5:
-        raise ValueError(f"{path}: {len(data)} bytes, md5 {md5} (allowed: 170498071 bytes, md5 {CIFAR10_MD5}); truncated or another file, fetch it again")
+        raise ValueError(f"{path}: {len(data)} bytes, md5 {md5} (allowed: 170498071 bytes, md5 {CIFAR10_MD5}); fetch it again")
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r|gz") as tar:
             return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile() and Path(m.name).name in _BATCHES}
@@ -451,9 +455,10 @@ def read_pictures(
     "Raises ValueError naming a picture that cannot be used, or two that differ in size where no side is given."
     archive, done, grey, first = zipfile.ZipFile(path) if path.is_file() else None, [], True, None
     for n in names:
-        try: data = archive.read(n) if archive else (path / n).read_bytes()
-        except (zipfile.BadZipFile, zlib.error, EOFError) as e: raise ValueError(f"{path}: {n!r} cannot be read: {e}") from None
-        a = decode(data, str(path / n))
+        where = f"{path}/{n}"
+        try: data = archive.read(n) if archive else Path(where).read_bytes()
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e: raise ValueError(f"{where} cannot be read: {e}") from None
+        a = decode(data, where)
         if side is None and first is not None and a.shape[1:] != first:
             raise ValueError(f"{path}: {names[0]!r} is {first[0]}x{first[1]}, {n!r} {a.shape[1]}x{a.shape[2]} (allowed: one size, or give a side)")
         first, grey = a.shape[1:], grey and _grey(a)
@@ -468,7 +473,8 @@ def load_ffhq(name: str = "ffhq", root: Path | None = None, side: int | None = N
     "70,000 faces (Karras, Laine and Aila, 2019), or as many as there are, at 32x32 unless another side is given."
     stems = ("ffhq", "ffhq.zip", "thumbnails128x128", "thumbnails128x128.zip")
     candidates = [p / s for p in places(root) for s in stems] + ([Path(root)] if root else [])
-    return remembered(read_ffhq, name, find(name, candidates), side or 32)
+    lacks = lambda p: "" if p.is_file() or any(any(p.glob(g)) for g in ("*.png", "*/*.png", "*/*/*.png")) else "holds no PNG"
+    return remembered(read_ffhq, name, find(name, candidates, lacks), side or 32)
 
 def read_ffhq(name: str, path: Path, side: int) -> tuple[Images, Images]:
     "All pictures below a folder or in a zip, whatever its folders are called."
@@ -486,7 +492,8 @@ def sort_out(
     if all(parts) and {p[0] for p in parts} == {"train", "test"}: split, parts = [p[0] for p in parts], [p[1:] for p in parts]
     for n, p in zip(names, parts):
         if len(p) != len(parts[0]) or len(p) > 1:
-            raise ValueError(f"{where}: {n!r} beside {names[0]!r} (allowed: all pictures in one folder, all in CLASS/, or all in train/CLASS/ and test/CLASS/)")
+            raise ValueError(f"{where}: {n!r} beside {names[0]!r} "
+                             "(allowed: all pictures in one folder, all in CLASS/, or all in train/CLASS/ and test/CLASS/)")
     classes = [p[0] if p else None for p in parts]
     if odd := {c for c, s in zip(classes, split) if s == "test"} - {c for c, s in zip(classes, split) if s != "test"}:
         raise ValueError(f"{where}: test has the class {sorted(odd)[0]!r}, train has not (allowed: classes that train has)")
@@ -521,7 +528,8 @@ def channels_first(
     "Raises ValueError for another dtype or shape, and for one that could be read both ways."
     first, last = (pixels.ndim == 4 and pixels.shape[i] in (1, 3) for i in (1, 3))
     if pixels.dtype != np.uint8 or pixels.ndim != 3 and first == last or 0 in pixels.shape:
-        raise ValueError(f"{where}: {pixels.dtype} {list(pixels.shape)} (allowed: uint8 0..255, [N, C, H, W], [N, H, W, C] with C = 1 or 3, or [N, H, W])")
+        raise ValueError(f"{where}: {pixels.dtype} {list(pixels.shape)} "
+                         "(allowed: uint8 0..255, [N, C, H, W], [N, H, W, C] with C = 1 or 3, or [N, H, W])")
     return pixels[:, None] if pixels.ndim == 3 else pixels if first else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 # %% ../nbs/01_data.ipynb #7915386e
@@ -536,7 +544,8 @@ def read_npz(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
         with np.load(path, allow_pickle=False) as z: arrays = {k: z[k] for k in z.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{path} cannot be read as an npz of plain arrays: {e}") from None
-    if "pixels" not in arrays: raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, perhaps labels, heldout_pixels, heldout_labels)")
+    if "pixels" not in arrays:
+        raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, perhaps labels, heldout_pixels, heldout_labels)")
     def images(prefix):
         x, y = channels_first(arrays[f"{prefix}pixels"], f"{path}: {prefix}pixels"), arrays.get(f"{prefix}labels")
         if y is not None and (y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0):
@@ -555,7 +564,8 @@ def load_images(
     root: str | Path | None = None,  # where the dataset's files are; None: `places`
     side: int | None = None,  # area-resize to side x side; None: as they are (ffhq: 32)
 ) -> Images:
-    "Real images, a subset drawn by `seed`. Raises ValueError for an unknown name or split, n or side out of range, or a file that is wrong; FileNotFoundError."
+    """Real images, a subset drawn by `seed`. Raises ValueError for an unknown name or split, n or side out of range, or a wrong file,
+    FileNotFoundError where there are none."""
     if split not in ("train", "heldout"):
         raise ValueError(f"split = {split!r} is unknown (allowed: train, heldout)")
     if side is not None and (isinstance(side, bool) or not isinstance(side, (int, np.integer)) or not 1 <= side <= 4096):

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -152,3 +152,33 @@ def test_injected_typos_are_found():
         C.check_parameters({"In": cells, "stratgy": "entropy"}, "strategy", "seed")
     C.check_parameters({"In": cells}, "stratgy", "seed")
     C.check_parameters({}, "anything")
+
+
+def test_a_dataset_may_carry_a_path():
+    assert C.load_preset("smoke", dataset="folder:/data/my pets").dataset == "folder:/data/my pets"
+    for wrong in ("folder", "folder:", "npz: ", "zip:/x", "digits:/x"):
+        with pytest.raises(ValueError, match=f"dataset = '{wrong}' is unknown.*ffhq, folder:PATH, npz:PATH"):
+            C.load_preset("smoke", dataset=wrong)
+    with pytest.raises(ValueError, match="strategy = 'folder:/x'"):
+        C.load_preset("smoke", strategy="folder:/x")
+
+
+def test_a_run_named_after_a_path_is_one_folder():
+    paths = ("folder:/data/my pets/", "folder:/other/my pets", "npz:a/b:c*?.npz", "folder:/", f"folder:/{'x' * 300}")
+    names = [C.load_preset("smoke", dataset=p).name for p in paths]
+    assert len(set(names)) == 5 and names[0].startswith("smoke-folder-my-pets-accumulate")
+    for name in names:
+        assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") and len(name) < 150
+
+
+def test_a_younger_field_changes_a_run_only_where_it_says_something():
+    smoke = C.load_preset("smoke")
+    assert "side" not in smoke.identity and C.load_preset("demo").name == "demo-digits-accumulate-vanilla-N128-s0-9c20a015"  # as recorded
+    small = replace(smoke, side=4)
+    assert small.identity["side"] == 4 and small.digest != smoke.digest and "digits-4px" in small.name
+    assert replace(smoke, data_root="/somewhere").name == smoke.name  # where files lie does not change a result
+    old = {k: v for k, v in asdict(smoke).items() if k not in ("side", "data_root")}
+    assert C.LoopConfig(**old) == smoke
+    for wrong in (0, "big", 1.5, 10**6):
+        with pytest.raises(ValueError, match=f"side = {wrong!r}"):
+            C.load_preset("smoke", side=wrong)

@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 
 from collapse_nb.data import Images, load_images
-from collapse_nb.features import embed, load_classifier, train_classifier
+from collapse_nb.features import _load_classifier, embed, load_classifier, train_classifier
 from collapse_nb.metrics import (frechet_distance, generalization_score, measure, memorized, memorized_fraction, mnnd, near_duplicate_distance,
                                  variance)
 
@@ -72,10 +72,10 @@ def test_frechet_refuses(a, b):
 
 
 def test_classifier_is_cached_and_the_same_again(tmp_path):
-    load_classifier.cache_clear()
+    _load_classifier.cache_clear()
     first = load_classifier("digits", tmp_path)
     files = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    load_classifier.cache_clear()
+    _load_classifier.cache_clear()
     second = load_classifier("digits", tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == files and len(files) == 1
     images = load_images("digits", n=20)
