@@ -96,13 +96,13 @@ def time_of_noise(objective: str, sigma: Tensor) -> Tensor:
     "What the network is told at noise level `sigma`: float64, shaped as sigma; for ddpm between two steps where sigma is."
     log = sigma.detach().double().log()
     if objective == "edm": return log / 4
-    return torch.from_numpy(np.interp(log.cpu().numpy(), _ddpm_log_sigmas(), np.arange(1000.0))).to(sigma.device)
+    return torch.as_tensor(np.interp(log.cpu().numpy(), _ddpm_log_sigmas(), np.arange(1000.0))).to(sigma.device)
 
 def noise_of_time(objective: str, t: Tensor) -> Tensor:
     "The noise level that the network is told as `t`, the inverse of `time_of_noise`: float64, shaped as t."
     t = t.detach().double()
     if objective == "edm": return (4 * t).exp()
-    return torch.from_numpy(np.exp(np.interp(t.cpu().numpy(), np.arange(1000.0), _ddpm_log_sigmas()))).to(t.device)
+    return torch.as_tensor(np.exp(np.interp(t.cpu().numpy(), np.arange(1000.0), _ddpm_log_sigmas()))).to(t.device)
 
 # %% ../nbs/06_denoiser.ipynb #cac5d59c
 @dataclass
