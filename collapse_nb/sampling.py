@@ -27,26 +27,27 @@ def ancestral(model: Denoiser):
     "DDPM, a fresh draw of noise at every step (Ho et al. 2020, algorithm 2; `edm`: Lu et al. 2022, SDE-DPM-Solver++ of first order)."
     d = import_diffusers()
     if model.objective == "ddpm":
-        return d.DDPMScheduler(**_LINEAR, clip_sample=True)
+        return d.DDPMScheduler(**_LINEAR, clip_sample=True, timestep_spacing="linspace")  # from step 999, where there is only noise, to 0
     return d.EDMDPMSolverMultistepScheduler(**_SIGMAS, sigma_data=model.sigma_data, algorithm_type="sde-dpmsolver++", solver_order=1)
+
+def _clipped_dpm_solver(**options):
+    "DPM-Solver++ that clips its guesses to -1..1."
+    s = import_diffusers().DPMSolverMultistepScheduler(**_LINEAR, algorithm_type="dpmsolver++", thresholding=True, sample_max_value=1.0, **options)
+    s._threshold_sample = lambda x: x.clamp(-1, 1)  # what these settings amount to, without the quantile of every image
+    return s
 
 @SAMPLERS.register("ddim")
 def ddim(model: Denoiser):
     "DDIM, first order, deterministic (Song et al. 2021, equation 12 with sigma = 0; `edm`: Euler's method, Karras et al. 2022)."
     d = import_diffusers()
-    if model.objective == "ddpm":
-        return d.DDIMScheduler(**_LINEAR, clip_sample=True, timestep_spacing="trailing")
+    if model.objective == "ddpm": return _clipped_dpm_solver(solver_order=1)  # DDIM by another name: Lu et al. 2022, section 4
     return d.EDMEulerScheduler(**_SIGMAS, sigma_data=model.sigma_data)
 
 @SAMPLERS.register("dpm++")
 def dpm_plus_plus(model: Denoiser):
     "DPM-Solver++(2M), second order, deterministic, one evaluation a step (Lu et al. 2022, algorithm 2)."
     d = import_diffusers()
-    if model.objective == "ddpm":
-        s = d.DPMSolverMultistepScheduler(**_LINEAR, algorithm_type="dpmsolver++", solver_order=2, use_lu_lambdas=True,
-                                          thresholding=True, sample_max_value=1.0)
-        s._threshold_sample = lambda x: x.clamp(-1, 1)  # what this setting amounts to, without the quantile of every image
-        return s
+    if model.objective == "ddpm": return _clipped_dpm_solver(solver_order=2, use_lu_lambdas=True)
     return d.EDMDPMSolverMultistepScheduler(**_SIGMAS, sigma_data=model.sigma_data, solver_order=2)
 
 # %% ../nbs/08_sampling.ipynb #f55dd090
