@@ -12,6 +12,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'collapse_nb.analytic.GaussianDenoiser.__init__': ( 'analytic.html#gaussiandenoiser.__init__',
                                                                                           'collapse_nb/analytic.py'),
                                       'collapse_nb.analytic._Empirical': ('analytic.html#_empirical', 'collapse_nb/analytic.py'),
+                                      'collapse_nb.analytic._Empirical.__init__': ( 'analytic.html#_empirical.__init__',
+                                                                                    'collapse_nb/analytic.py'),
                                       'collapse_nb.analytic._Empirical.mean': ('analytic.html#_empirical.mean', 'collapse_nb/analytic.py'),
                                       'collapse_nb.analytic._Exact': ('analytic.html#_exact', 'collapse_nb/analytic.py'),
                                       'collapse_nb.analytic._Exact.__init__': ('analytic.html#_exact.__init__', 'collapse_nb/analytic.py'),

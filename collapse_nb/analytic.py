@@ -36,8 +36,10 @@ class _Exact(nn.Module):
 
 # %% ../nbs/06a_analytic.ipynb #7c195fd6
 class _Empirical(_Exact):
-    labels: Tensor | None = None  # int64 [N]
-    num_classes: int | None = None
+    def __init__(self, objective, sigma_data, points, labels: Tensor | None, num_classes: int | None):
+        super().__init__(objective, sigma_data, points)
+        self.register_buffer("labels", labels)
+        self.num_classes = num_classes
 
     def mean(self, x, sigma, class_labels):
         gap = x.square().sum(1, keepdim=True) - 2 * x @ self.points.T + self.points.square().sum(1)
@@ -59,12 +61,9 @@ class EmpiricalDenoiser(Denoiser):
     ):
         counts = None if num_classes is None else count_classes(images, num_classes)
         if counts is not None and 0 in counts: raise ValueError(f"class {counts.index(0)} has no images (allowed: at least one each)")
-        y = torch.from_numpy(images.unit())
-        super().__init__(_Empirical(canonical("objective", objective), float(y.std()), y.flatten(1).double()), objective, float(y.std()),
-                         images.shape, images.grid, images.dataset, num_classes, counts)
-        if counts is not None:
-            self.unet.register_buffer("labels", torch.from_numpy(images.labels))
-            self.unet.num_classes = num_classes
+        y, labels = torch.from_numpy(images.unit()), None if counts is None else torch.from_numpy(images.labels)
+        exact = _Empirical(canonical("objective", objective), float(y.std()), y.flatten(1).double(), labels, num_classes)
+        super().__init__(exact, objective, exact.sigma_data, images.shape, images.grid, images.dataset, num_classes, counts)
 
     def save(self, folder, scheduler=None):
         "Raises ValueError: save the images."
@@ -91,7 +90,7 @@ class GaussianDenoiser(Denoiser):
         objective: str = "edm",  # as which kind of network it answers: "edm" or "ddpm"
     ):
         y = torch.from_numpy(images.unit())
-        super().__init__(_Gaussian(canonical("objective", objective), float(y.std()), y.flatten(1).double()), objective, float(y.std()),
-                         images.shape, images.grid, images.dataset)
+        exact = _Gaussian(canonical("objective", objective), float(y.std()), y.flatten(1).double())
+        super().__init__(exact, objective, exact.sigma_data, images.shape, images.grid, images.dataset)
 
     save = EmpiricalDenoiser.save
