@@ -141,7 +141,7 @@ class LoopConfig:
         if self.accumulate_steps > self.batch_size:
             raise ValueError(f"accumulate_steps = {self.accumulate_steps} with batch_size = {self.batch_size} (allowed: at most one part an image)")
         if self.guidance not in (None, 1) and not self.label_dropout:
-            raise ValueError(f"label_dropout = 0 with guidance = {self.guidance} (allowed: more than 0, or no null class is trained to be guided from)")
+            raise ValueError(f"label_dropout = 0 with guidance = {self.guidance} (allowed: more than 0, which trains the null class)")
 
     @property
     def conditional(self) -> bool:

@@ -159,8 +159,9 @@ def backward(
 # %% ../nbs/07_diffusion.ipynb #290bab1f
 def _out_of_memory(config: LoopConfig) -> ValueError:
     part = -(-config.batch_size // config.accumulate_steps)
-    advice = (f"try accumulate_steps = {2 * config.accumulate_steps}: the same batch in parts of {-(-part // 2)}, or batch_size = {config.batch_size // 2}"
-              if part > 1 else "a single image is too much: try a smaller network")
+    advice = "a single image is too much: try a smaller network"
+    if part > 1:
+        advice = f"try accumulate_steps = {2 * config.accumulate_steps}, parts of {-(-part // 2)}, or batch_size = {config.batch_size // 2}"
     return ValueError(f"batch_size = {config.batch_size} in parts of {part} does not fit into the memory of {config.device} ({advice})")
 
 def train_step(training: Training, model: Denoiser, data: tuple[Tensor, Tensor | None], config: LoopConfig, iteration: int):

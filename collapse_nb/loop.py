@@ -150,7 +150,8 @@ def record_environment(path: Path, iteration: int, dataset: str):
 def class_count(config: LoopConfig, real: Images) -> int | None:
     "K, the classes that the models of a run are told; None for unconditional ones. Raises ValueError for guidance without labels."
     if not config.conditional: return None
-    if real.labels is None: raise ValueError(f"guidance = {config.guidance} needs labels, {config.dataset} has none (allowed: none, or a labelled dataset)")
+    if real.labels is None:
+        raise ValueError(f"guidance = {config.guidance} needs labels, {config.dataset} has none (allowed: none, or a labelled dataset)")
     return int(real.labels.max()) + 1
 
 # %% ../nbs/10_loop.ipynb #67f947f3

@@ -111,7 +111,7 @@ def test_steps_are_network_evaluations(points, objective, steps):
     "Counted at the network, never more than asked for; Heun leaves one of an even number unused."
     for sampler in SAMPLERS:
         model, calls = EmpiricalDenoiser(points, objective), []
-        model.unet.register_forward_hook(lambda *_: calls.append(1))
+        model.unet.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         sample(model, 2, sampler=sampler, steps=steps, seed=0)
         assert len(calls) == (steps - (steps % 2 == 0) if sampler == "heun" else steps), sampler
 

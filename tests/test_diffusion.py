@@ -7,7 +7,7 @@ import torch
 
 from collapse_nb.config import load_preset
 from collapse_nb.data import Images, load_images
-from collapse_nb.denoiser import NETWORKS, Denoiser, build_unet
+from collapse_nb.denoiser import Denoiser, build_unet
 from collapse_nb.diffusion import OBJECTIVES, TrainState, learning_rate, train
 from collapse_nb.sampling import SAMPLERS, sample, sample_batch
 
@@ -152,7 +152,7 @@ def ddpm():
 def generators(n): return [torch.Generator().manual_seed(40 + j) for j in range(n)]
 
 
-@pytest.mark.parametrize("sampler, steps, batch", [("ancestral", 1000, 3), ("ancestral", 60, 1), ("ddim", 30, 4), ("dpm++", 12, 4)])
+@pytest.mark.parametrize("sampler, steps, batch", [("ancestral", 1000, 2), ("ancestral", 60, 1), ("ddim", 30, 4), ("dpm++", 12, 4)])
 def test_a_ddpm_pipeline_draws_what_we_draw(ddpm, tmp_path, sampler, steps, batch):
     "diffusers' DDPMPipeline, loaded from our directory: from the same generators the same images, before rounding."
     from diffusers import DDPMPipeline
@@ -162,9 +162,12 @@ def test_a_ddpm_pipeline_draws_what_we_draw(ddpm, tmp_path, sampler, steps, batc
     theirs = pipeline(batch_size=batch, generator=generators(batch), num_inference_steps=steps, output_type="pt").images
     ours = sample_batch(ddpm, SAMPLERS[sampler](ddpm), steps, generators(batch))
     clipped = (ours / 2 + 0.5).clamp(0, 1)
-    if sampler == "ancestral": assert torch.equal(clipped, theirs)
-    else: torch.testing.assert_close(clipped, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(clipped, theirs, rtol=0, atol=1e-5)  # weights read from a file lie elsewhere, which moves the last bit of some sums
     assert clipped.std() > 0.05
+    if sampler == "ancestral":  # the same weights in the same place: the same bits
+        pipeline = DDPMPipeline(ddpm.unet, SAMPLERS[sampler](ddpm))
+        pipeline.set_progress_bar_config(disable=True)
+        assert torch.equal(pipeline(batch_size=batch, generator=generators(batch), num_inference_steps=steps, output_type="pt").images, clipped)
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm++", "heun"])
@@ -230,7 +233,8 @@ def test_checkpoints_that_cannot_be_read_are_named(trained, tmp_path):
 
 
 @pytest.mark.parametrize("network, shape, classes, words", [
-    ("unet-16-32", (1, 16, 16), None, r"config\.json.*\[1, 16, 16, None\].*\[1, 8, 8, None\]"), ("unet-16-32", (3, 8, 8), None, r"config\.json.*\[3, 8, 8"),
+    ("unet-16-32", (1, 16, 16), None, r"config\.json.*\[1, 16, 16, None\].*\[1, 8, 8, None\]"),
+    ("unet-16-32", (3, 8, 8), None, r"config\.json.*\[3, 8, 8"),
     ("unet-16-32", (1, 8, 8), 10, r"config\.json.*10\]"), ("unet-32-64", (1, 8, 8), None, r"safetensors is of another network: .*shape \[")])
 def test_parts_of_different_checkpoints_do_not_mix(trained, tmp_path, network, shape, classes, words):
     a, b = saved(trained[2], tmp_path / "a"), tmp_path / "b"
