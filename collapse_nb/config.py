@@ -27,7 +27,8 @@ NAMES = dict(
     space=["pixel", "classifier"],
     network=["unet-16-32", "unet-32-64", "UNet32", "UNet48", "UNet64", "UNet128"],
     objective=["edm", "ddpm"],
-    sampler=["ancestral", "ddim", "dpm++"],
+    precision=["float32", "bf16", "fp16"],
+    sampler=["ancestral", "ddim", "dpm++", "heun"],
 )
 ALIASES = dict(strategy={"greedy": "entropy"})
 
@@ -124,10 +125,18 @@ class LoopConfig:
     weight_decay: float = _value("AdamW's decoupled weight decay", low=0)
     grad_clip: float = _value("largest gradient norm", above=0)
     ema_decay: float = _value("decay of the weight average that samples are drawn from; 0: the last weights", low=0, below=1)
+    label_dropout: float = _value("classifier-free guidance: share of labels replaced by the null class in training", low=0, below=1, neutral=0.1)
+    flip: bool = _value("mirror half of the training images, left to right", neutral=False)
+    precision: str = _value("of the network in training; weights and loss stay float32", names="precision", neutral="float32")
+    accumulate_steps: int = _value("parts in which a batch goes through the network, where it does not fit at once", low=1, neutral=1)
+    channels_last: bool = _value("memory format of convolutions in training", neutral=False)
+    compile: bool = _value("torch.compile the network for training", neutral=False)
+    checkpoint_steps: int = _value("optimizer steps between two checkpoints in training; 0: none", low=0, neutral=1000)
     # sampling
     sampler: str = _value("the solver", names="sampler")
     sample_steps: int = _value("network evaluations per image", low=1)
     sample_batch: int = _value("images sampled at a time", low=1)
+    guidance: float | None = _value("classifier-free guidance scale, 1: labels without guidance; none: an unconditional model", low=0, neutral=None)
     # the machine: sums depend on both
     threads: int = _value("torch threads", low=1)
     device: str = _value("where tensors live: cpu, cuda, cuda:1, mps")
@@ -141,6 +150,15 @@ class LoopConfig:
             raise ValueError(f"warmup_steps = {self.warmup_steps} with train_steps = {self.train_steps} (allowed: fewer warm-up than training steps)")
         if self.objective == "ddpm" and self.sample_steps > 1000:
             raise ValueError(f"sample_steps = {self.sample_steps} with objective = 'ddpm' (allowed: at most its 1000 steps)")
+        if self.accumulate_steps > self.batch_size:
+            raise ValueError(f"accumulate_steps = {self.accumulate_steps} with batch_size = {self.batch_size} (allowed: at most one part an image)")
+        if self.guidance not in (None, 1) and not self.label_dropout:
+            raise ValueError(f"label_dropout = 0 with guidance = {self.guidance} (allowed: more than 0, which trains the null class)")
+
+    @property
+    def conditional(self) -> bool:
+        "Whether the network is told the labels: it is when `guidance` is a number."
+        return self.guidance is not None
 
     @property
     def n_generate(self) -> int:
@@ -174,7 +192,7 @@ def slug(
     return f"{kind}-{last}" if last else kind
 
 # %% ../nbs/00_config.ipynb #15362c5a
-FREE = ("preset", "iterations", "data_root")  # a name, how far the loop is run, where files lie: no result depends on them
+FREE = ("preset", "iterations", "data_root", "checkpoint_steps")  # a name, how far, where files lie, how often saved: no result depends on them
 
 def neutral_values() -> dict:
     "The value of each younger field with which everything is as before the field existed."
@@ -185,17 +203,19 @@ def parameter_names() -> list[str]:
     return [f.name for f in fields(LoopConfig) if f.name != "preset"]
 
 # %% ../nbs/00_config.ipynb #68ca40c6
-_KINDS = {int: "a whole number", float: "a number", str: "a text"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 def _parsed(name: str, kind: type, value):
     "`value` as `kind`; text is parsed, a whole number counts as a number, nothing else is converted."
     error = ValueError(f"{name} = {value!r} is not {_KINDS[kind]}")
-    if isinstance(value, str) and kind is not str:
+    if kind is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.strip().lower(), value)
+    elif isinstance(value, str) and kind is not str:
         try: return kind(value)
         except ValueError: raise error from None
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()  # a numpy scalar
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise error
     return kind(value)
 
@@ -210,12 +230,12 @@ def _checked(f, value):
     if "None" in str(f.type):
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
             return None
-    kind = next(k for k in (int, float, str) if k.__name__ in str(f.type))
+    kind = next(k for k in _KINDS if k.__name__ in str(f.type))
     value = _parsed(f.name, kind, value)
     if m["names"]:
         return canonical(m["names"], value)
     test = {"at least": float.__ge__, "more than": float.__gt__, "at most": float.__le__, "less than": float.__lt__}
-    if kind is not str and not (math.isfinite(value) and all(test[k](float(value), float(v)) for k, v in m["bounds"].items())):
+    if kind in (int, float) and not (math.isfinite(value) and all(test[k](float(value), float(v)) for k, v in m["bounds"].items())):
         bounds = " and ".join(f"{k} {v}" for k, v in m["bounds"].items())
         raise ValueError(f"{f.name} = {value!r} is out of range (allowed: {bounds or 'a finite number'})")
     return value

@@ -10,14 +10,16 @@ import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import Registry, canonical
 from .data import Images
 
 # %% auto #0
-__all__ = ['NETWORKS', 'import_diffusers', 'check_fits', 'build_unet', 'Denoiser']
+__all__ = ['NETWORKS', 'import_diffusers', 'check_fits', 'build_unet', 'linear_alpha_bar', 'preconditioning', 'time_of_noise',
+           'noise_of_time', 'Denoiser', 'count_classes']
 
 # %% ../nbs/06_denoiser.ipynb #2eb04711
 def import_diffusers():
@@ -61,46 +63,136 @@ def build_unet(
     network: str,  # a name in NETWORKS
     shape: tuple[int, int, int],  # (C, H, W) of the images
     seed: int,  # of the initial weights
+    num_classes: int | None = None,  # K: told labels 0..K-1, and K for "no label"; None: told none
 ):  # a diffusers UNet2DModel on the CPU, float32
     "A freshly initialised UNet. Raises ValueError for a side that the network cannot halve often enough."
     check_fits(network, shape)
+    classes = {} if num_classes is None else {"num_class_embeds": num_classes + 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return import_diffusers().UNet2DModel(sample_size=shape[1], in_channels=shape[0], out_channels=shape[0], **NETWORKS[network])
+        return import_diffusers().UNet2DModel(sample_size=shape[1], in_channels=shape[0], out_channels=shape[0], **NETWORKS[network], **classes)
+
+# %% ../nbs/06_denoiser.ipynb #bbc2f828
+def linear_alpha_bar(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    "Signal share left after each step of the linear schedule (Ho et al. 2020): float32 [steps]."
+    return torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float32), 0)
+
+def preconditioning(
+    objective: str,  # "ddpm" or "edm"
+    sigma: Tensor,  # noise level, any shape
+    sigma_data: float,  # standard deviation of the data; not used by ddpm
+) -> tuple[Tensor, Tensor, Tensor]:  # c_in, c_skip, c_out, shaped as sigma
+    "How a network's output becomes a clean image: the table above (Karras et al. 2022, table 1)."
+    if objective == "ddpm": return (1 + sigma**2)**-0.5, torch.ones_like(sigma), -sigma
+    total = sigma**2 + sigma_data**2
+    return total**-0.5, sigma_data**2 / total, sigma * sigma_data * total**-0.5
+
+# %% ../nbs/06_denoiser.ipynb #e2b68873
+def _ddpm_log_sigmas() -> np.ndarray:
+    a = linear_alpha_bar().double().numpy()
+    return np.log((1 - a) / a) / 2
+
+def time_of_noise(objective: str, sigma: Tensor) -> Tensor:
+    "What the network is told at noise level `sigma`: float64, shaped as sigma; for ddpm between two steps where sigma is."
+    log = sigma.detach().double().log()
+    if objective == "edm": return log / 4
+    return torch.as_tensor(np.interp(log.cpu().numpy(), _ddpm_log_sigmas(), np.arange(1000.0))).to(sigma.device)
+
+def noise_of_time(objective: str, t: Tensor) -> Tensor:
+    "The noise level that the network is told as `t`, the inverse of `time_of_noise`: float64, shaped as t."
+    t = t.detach().double()
+    if objective == "edm": return (4 * t).exp()
+    return torch.as_tensor(np.exp(np.interp(t.cpu().numpy(), np.arange(1000.0), _ddpm_log_sigmas()))).to(t.device)
 
 # %% ../nbs/06_denoiser.ipynb #cac5d59c
 @dataclass
 class Denoiser:
     "A UNet with what is needed to sample from it."
-    unet: nn.Module  # called as unet(x, t).sample
+    unet: nn.Module  # called as unet(x, t, class_labels).sample
     objective: str  # "edm" or "ddpm"
     sigma_data: float  # standard deviation of the training set on the -1..1 scale
     shape: tuple[int, int, int]  # (C, H, W)
     grid: float = 1.0  # of the images it was trained on
     dataset: str = ""  # the real data behind them
+    num_classes: int | None = None  # K: it is told labels 0..K-1, and K for "no label"; None: unconditional
+    class_counts: tuple[int, ...] | None = None  # training images of each class
 
     @staticmethod
-    def fresh(network: str, objective: str, images: Images, seed: int) -> Denoiser:
-        "An untrained denoiser for images like these."
-        unet = build_unet(network, images.shape, seed)
-        return Denoiser(unet, canonical("objective", objective), round(float(images.unit().std()), 4), images.shape, images.grid, images.dataset)
+    def fresh(network: str, objective: str, images: Images, seed: int, num_classes: int | None = None) -> Denoiser:
+        "An untrained denoiser for images like these, conditional on their labels where `num_classes` is given. Raises ValueError for wrong labels."
+        unet = build_unet(network, images.shape, seed, num_classes)
+        return Denoiser(unet, canonical("objective", objective), round(float(images.unit().std()), 4), images.shape, images.grid, images.dataset,
+                        num_classes, None if num_classes is None else count_classes(images, num_classes))
 
-    def _about(self) -> dict:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "unet"}
+    @property
+    def device(self) -> torch.device:
+        "Where the network lives."
+        return next(self.unet.parameters()).device
 
     def save(self, folder: str | Path, scheduler=None):
-        "Write unet/ (diffusers), denoiser.json, and scheduler/ where one is given."
+        "Write unet/ (diffusers), denoiser.json, and scheduler/ where one is given; model_index.json where a DDPMPipeline can use both."
         folder = Path(folder)
         self.unet.save_pretrained(folder / "unet")
         if scheduler is not None: scheduler.save_pretrained(folder / "scheduler")
-        (folder / "denoiser.json").write_text(json.dumps(self._about(), indent=1))
+        if scheduler is not None and (index := _pipeline_index(self, scheduler)):
+            (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+        (folder / "denoiser.json").write_text(json.dumps({f.name: getattr(self, f.name) for f in fields(self) if f.name != "unet"}, indent=1))
 
     @staticmethod
     def load(folder: str | Path, device: str = "cpu") -> Denoiser:
-        "Read what `save` wrote. Raises FileNotFoundError naming the folder."
+        "Read what `save` wrote. Raises FileNotFoundError naming a file that is missing, ValueError one that is broken or does not fit the others."
         folder = Path(folder)
         if not (folder / "denoiser.json").is_file():
             raise FileNotFoundError(f"{folder} holds no denoiser (expected denoiser.json and unet/)")
-        about = json.loads((folder / "denoiser.json").read_text())
-        unet = import_diffusers().UNet2DModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False).to(device).eval()
-        return Denoiser(unet, **about | {"shape": tuple(about["shape"])})
+        about = _read_json(folder / "denoiser.json")
+        if missing := {f.name for f in fields(Denoiser)[1:4]} - set(about):
+            raise ValueError(f"{folder / 'denoiser.json'} does not say {', '.join(sorted(missing))}")
+        lists = {k: tuple(v) for k, v in about.items() if isinstance(v, list)}
+        return Denoiser(_load_unet(folder / "unet", about).to(device).eval(), **about | lists)
+
+# %% ../nbs/06_denoiser.ipynb #9797a55c
+def count_classes(
+    images: Images,  # with labels
+    num_classes: int,  # K
+) -> tuple[int, ...]:  # images of each class 0..K-1
+    "Raises ValueError for images without labels, or with one outside 0..K-1."
+    if images.labels is None:
+        raise ValueError("the images have no labels (allowed: labelled images, or a model without classes: guidance = none)")
+    if (wrong := (images.labels < 0) | (images.labels >= num_classes)).any():
+        i = int(wrong.argmax())
+        raise ValueError(f"label {images.labels[i]} of image {i} is outside the classes (allowed: 0 to {num_classes - 1})")
+    return tuple(np.bincount(images.labels, minlength=num_classes).tolist())
+
+# %% ../nbs/06_denoiser.ipynb #87ffcb70
+def _pipeline_index(model: Denoiser, scheduler) -> dict | None:
+    "diffusers' model_index.json; None for what DDPMPipeline cannot do: scaled inputs, labels."
+    if model.objective != "ddpm" or model.num_classes is not None or scheduler.init_noise_sigma != 1: return None
+    return {"_class_name": "DDPMPipeline", "_diffusers_version": import_diffusers().__version__,
+            "scheduler": ["diffusers", type(scheduler).__name__], "unet": ["diffusers", "UNet2DModel"]}
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file(): raise FileNotFoundError(f"{path} is missing")
+    try: return json.loads(path.read_text())
+    except ValueError as e: raise ValueError(f"{path} is broken: {e}") from None
+
+# %% ../nbs/06_denoiser.ipynb #be521f9c
+def _load_unet(folder: Path, about: dict):
+    "The UNet that `save_pretrained` wrote, checked against denoiser.json."
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    config, weights = _read_json(folder / "config.json"), folder / "diffusion_pytorch_model.safetensors"
+    if not weights.is_file(): raise FileNotFoundError(f"{weights} is missing")
+    embeds, classes = config.get("num_class_embeds"), about.get("num_classes")
+    found = [config.get("in_channels"), config.get("sample_size"), config.get("sample_size"), None if embeds is None else embeds - 1]
+    if found != [*about["shape"], classes]:
+        raise ValueError(f"{folder / 'config.json'} is of a network for (C, H, W, classes) = {found}, denoiser.json for {[*about['shape'], classes]}")
+    with torch.random.fork_rng(devices=[]):  # initial weights, all replaced, must not move the caller's random numbers
+        unet = import_diffusers().UNet2DModel.from_config(config)
+    try: tensors = load_file(weights)
+    except (SafetensorError, OSError) as e: raise ValueError(f"{weights} is broken: {e}") from None
+    mine = unet.state_dict()
+    for name in sorted(mine.keys() | tensors.keys()):
+        have, want = (list(t[name].shape) if name in t else None for t in (tensors, mine))
+        if have != want: raise ValueError(f"{weights} is of another network: {name} has shape {have} there, {want} by its config.json")
+    unet.load_state_dict(tensors)
+    return unet

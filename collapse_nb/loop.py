@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARADIGMS', 'replace', 'accumulate', 'Generation', 'training_set', 'choose', 'check_run', 'open_run', 'real_images',
-           'first_set', 'classifier_of', 'commit', 'environment', 'record_environment', 'run_iteration',
+           'first_set', 'classifier_of', 'commit', 'environment', 'record_environment', 'class_count', 'run_iteration',
            'load_generation', 'write_metrics', 'run_loop', 'load_run', 'records', 'pictures']
 
 # %% ../nbs/10_loop.ipynb #f0a1d098
@@ -48,7 +48,7 @@ def replace(real: Images, generated: list[Images]) -> Images:
 @PARADIGMS.register("accumulate")
 def accumulate(real: Images, generated: list[Images]) -> Images:
     "D_1's real images and everything generated so far."
-    return Images.concat([dataclasses.replace(real, labels=None), *generated])
+    return Images.concat([real, *generated])
 
 # %% ../nbs/10_loop.ipynb #a1cd1404
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +168,14 @@ def record_environment(path: Path, iteration: int, config: LoopConfig):
     if not known or {k: v for k, v in known[-1].items() if k != "from_iteration"} != now:
         _write(file, json.dumps([*known, dict(from_iteration=iteration, **now)], indent=1))
 
+# %% ../nbs/10_loop.ipynb #331cc618
+def class_count(config: LoopConfig, real: Images) -> int | None:
+    "K, the classes that the models of a run are told; None for unconditional ones. Raises ValueError for guidance without labels."
+    if not config.conditional: return None
+    if real.labels is None:
+        raise ValueError(f"guidance = {config.guidance} needs labels, {config.dataset} has none (allowed: none, or a labelled dataset)")
+    return int(real.labels.max()) + 1
+
 # %% ../nbs/10_loop.ipynb #67f947f3
 @contextmanager
 def _timed(seconds: dict, stage: str):
@@ -189,14 +197,14 @@ def run_iteration(
     "Train, sample, choose, measure, write."
     shutil.rmtree(path, ignore_errors=True); path.mkdir()
     d, seconds, losses = training_set(config, real, before, index), {}, []
-    model = Denoiser.fresh(config.network, config.objective, d, derive_seed(config.seed, iteration, "init"))
+    model = Denoiser.fresh(config.network, config.objective, d, derive_seed(config.seed, iteration, "init"), class_count(config, real))
     with _timed(seconds, "train"):
         for state in train(model, d, config, iteration):
             losses.append(state.loss); bar.update()
             about = f"iteration {iteration}/{config.iterations} loss {np.mean(losses[-50:]):.3f} {state.images_per_second:.0f} images/s"
             bar.set_postfix_str(about, refresh=False)
     with _timed(seconds, "sample"):
-        g = sample(model, config.n_generate, sampler=config.sampler, steps=config.sample_steps,
+        g = sample(model, config.n_generate, sampler=config.sampler, steps=config.sample_steps, guidance=config.guidance,
                    seed=derive_seed(config.seed, iteration, "sample"), source=iteration,
                    batch_size=min(config.sample_batch, config.n_train))  # the first N come in the same batches for every strategy
     model.save(path / "model", SAMPLERS[config.sampler](model))
@@ -263,6 +271,7 @@ def run_loop(
     real = first_set(config)
     check_varied(real, f"{config.dataset}, n_train = {config.n_train}")
     check_fits(config.network, real.shape)
+    class_count(config, real)
     path = run_dir(config, out_dir)
     return _iterations(config, path, real, open_run(config, path), progress)
 

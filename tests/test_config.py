@@ -46,6 +46,14 @@ def test_every_preset_and_study_loads():
     (dict(spaces="classifier"), ["spaces = 'classifier'", "pixel"]),
     (dict(train_steps=40), ["warmup_steps = 50", "train_steps = 40"]),
     (dict(objective="ddpm", sample_steps=1001), ["sample_steps = 1001", "1000"]),
+    (dict(guidance=-1), ["guidance = -1", "at least 0"]),
+    (dict(guidance=2, label_dropout=0), ["label_dropout = 0", "guidance = 2"]),
+    (dict(label_dropout=1), ["label_dropout = 1", "less than 1"]),
+    (dict(precision="fp8"), ["fp8", "float32", "bf16", "fp16"]),
+    (dict(flip="perhaps"), ["flip = 'perhaps'", "true or false"]),
+    (dict(compile=1), ["compile = 1", "true or false"]),
+    (dict(accumulate_steps=129), ["accumulate_steps = 129", "batch_size = 128"]),
+    (dict(checkpoint_steps=-1), ["checkpoint_steps = -1", "at least 0"]),
     (dict(stratgy="entropy"), ["stratgy = 'entropy'", "no such parameter", "strategy"]),
 ])
 def test_a_wrong_value_is_named_with_what_is_allowed(change, words):
@@ -96,6 +104,23 @@ def test_names_tell_every_difference_but_length_apart():
     assert replace(demo, iterations=9).name == demo.name
 
 
+def test_a_younger_field_left_neutral_changes_no_identity():
+    demo, neutral = C.load_preset("demo"), C.neutral_values()
+    assert demo.digest == "9c20a015"  # of the committed records
+    assert {"guidance", "label_dropout", "flip", "precision", "channels_last", "compile", "accumulate_steps", "checkpoint_steps"} <= set(neutral)
+    assert all(getattr(demo, k) == v for k, v in neutral.items()) and not set(neutral) & set(demo.identity)
+    old = {k: v for k, v in asdict(demo).items() if k not in neutral}  # a config.json written before
+    assert C.LoopConfig(**old) == demo
+    for change in (dict(flip=True), dict(guidance=1), dict(label_dropout=0.2), dict(precision="bf16"), dict(accumulate_steps=2)):
+        assert replace(demo, **change).digest != demo.digest
+    assert replace(demo, checkpoint_steps=5).digest == demo.digest  # no result depends on it
+
+
+def test_true_and_false_are_read_from_text():
+    assert [C.load_preset("demo", flip=v).flip for v in ("true", "False", True, False)] == [True, False, True, False]
+    assert C.load_preset("demo", guidance="2").conditional and not C.load_preset("demo", guidance="none").conditional
+
+
 def test_an_out_dir_that_is_no_path():
     with pytest.raises(ValueError, match="out_dir = 5"):
         C.run_dir(C.load_preset("demo"), 5)
@@ -130,7 +155,8 @@ def test_config_needs_no_torch_and_imports_quickly():
 
 def test_every_name_has_a_function():
     from collapse_nb import data, denoiser, diffusion, features, loop, sampling, selection
-    tables = [selection.STRATEGIES, loop.PARADIGMS, data.DATASETS, features.SPACES, denoiser.NETWORKS, diffusion.OBJECTIVES, sampling.SAMPLERS]
+    tables = [selection.STRATEGIES, loop.PARADIGMS, data.DATASETS, features.SPACES, denoiser.NETWORKS, diffusion.OBJECTIVES,
+              diffusion.PRECISIONS, sampling.SAMPLERS]
     assert {t.kind: sorted(t) for t in tables} == {k: sorted(v) for k, v in C.NAMES.items()}
 
 

@@ -11,7 +11,7 @@ from collapse_nb.features import torch_threads
 from collapse_nb.sampling import SAMPLERS, sample
 
 
-def ratio(benchmark, ours, baseline, name):
+def ratio(benchmark, ours, baseline, name, rounds=5):
     "The median of `ours` by pytest-benchmark, and its ratio to the baseline's, interleaved in the same run."
     import time
     times = []
@@ -20,7 +20,7 @@ def ratio(benchmark, ours, baseline, name):
         start = time.perf_counter(); baseline(); times.append(time.perf_counter() - start)
 
     ours(), baseline()
-    benchmark.pedantic(ours, setup=both, rounds=5)
+    benchmark.pedantic(ours, setup=both, rounds=rounds)
     print(f"\n{name}: {np.median(times) / benchmark.stats.stats.median:.2f} times the speed of the baseline")
 
 
