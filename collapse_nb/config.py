@@ -113,6 +113,8 @@ class LoopConfig:
     alpha: float = _value("threshold decay: tau <- alpha * tau", above=0, below=1)
     tau: float | None = _value("threshold decay: first tau, in units of space; none: the largest distance from the start",
                                above=0)
+    fresh: float = _value("share of every next training set that is new real images, seen in no iteration before", low=0, below=1, neutral=0.0)
+    fork_from: str | None = _value("RUN:ITERATION, a complete iteration of another run's directory to continue from; none: start anew", neutral=None)
     # the model and its training
     network: str = _value("the UNet", names="network")
     objective: str = _value("what the network predicts, and how noise is drawn", names="objective")
@@ -159,6 +161,11 @@ class LoopConfig:
     def conditional(self) -> bool:
         "Whether the network is told the labels: it is when `guidance` is a number."
         return self.guidance is not None
+
+    @property
+    def n_fresh(self) -> int:
+        "New real images in every next training set."
+        return round(self.fresh * self.n_train)
 
     @property
     def n_generate(self) -> int:

@@ -24,7 +24,7 @@ from .config import LoopConfig, load_preset, load_study, project_root, run_dir
 from .loop import load_run, pictures, records
 
 # %% ../nbs/10a_sweep.ipynb #bbc9414b
-DIRECT = ("strategy", "paradigm", "dataset", "n_train", "iterations", "seed", "space")
+DIRECT = ("strategy", "paradigm", "dataset", "n_train", "iterations", "seed", "space", "guidance", "fork_from")
 
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
     "The papermill parameters that make run_loop run `config`."

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,72 @@ def test_killed_in_iteration_3_and_continued(tmp_path):
     run(tmp_path / "whole", **change)
     assert numbers(killed) == numbers(tmp_path / "whole")
     assert not list(killed.glob("*.partial"))
+
+
+def test_killed_in_mid_training_and_continued_from_the_checkpoint(tmp_path):
+    "The iteration's work up to the checkpoint is not done again, and the result is the same."
+    change = dict(iterations=1, train_steps=60, checkpoint_steps=10)
+    code = ("import sys; from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
+            f"for g in run_loop(load_preset('smoke', **{SMOKE | change!r}), sys.argv[1], progress=False): pass")
+    killed = tmp_path / "killed"
+    process, file = subprocess.Popen([sys.executable, "-c", code, str(killed)]), killed / "iteration-001.partial" / "training.safetensors"
+    try:
+        deadline = time.time() + 120
+        while not file.exists():
+            assert process.poll() is None and time.time() < deadline, "the run ended before it could be killed"
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL); process.wait()
+    assert file.exists() and not (killed / "iteration-001").exists(), "killed too late to test anything"
+    import collapse_nb.diffusion as diffusion
+    done, step = [], diffusion.train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "train_step", lambda *a: done.append(1) or step(*a))
+        run(killed, **change)
+    assert len(done) <= 50
+    run(tmp_path / "whole", **change)
+    assert numbers(killed) == numbers(tmp_path / "whole") and not list(killed.rglob("training.safetensors"))
+
+
+@pytest.mark.parametrize("paradigm", ["replace", "accumulate"])
+def test_fresh_images_are_new_and_always_taken(tmp_path, paradigm):
+    generations = run(tmp_path / "r", strategy="entropy", paradigm=paradigm, fresh=0.25, iterations=3)
+    real = load_images("digits")
+    known, seen = {p.tobytes() for p in real.pixels}, {p.tobytes() for p in generations[0].train.pixels}
+    for before, g in zip(generations, generations[1:]):
+        new = [p.tobytes() for p in g.train.pixels[-8:]]
+        assert len(g.train) == 32 and set(new) <= known and not set(new) & seen and (g.train.source[-8:] == 0).all()
+        assert (g.train.source[:24] == before.iteration).all() or paradigm == "accumulate"
+        seen |= set(new)
+    config, loaded = load_run(tmp_path / "r")
+    assert all((a.train.pixels == b.train.pixels).all() for a, b in zip(generations, loaded, strict=True))
+    with pytest.raises(ValueError, match="fresh = 0.5: 200 iterations need 3232 real images, digits has 1000"):
+        run_loop(load_preset("smoke", fresh=0.5, iterations=200), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_fork_continues_under_other_rules_and_damages_nothing(tmp_path):
+    source = run(tmp_path / "a", strategy="entropy", iterations=3)
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*") if p.is_file() and p.name != ".lock"}
+    change = dict(strategy="vanilla", paradigm="replace", iterations=3, fork_from=f"{tmp_path / 'a'}:2")
+    fork = run(tmp_path / "b", **change)
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    for a, b in zip(source[:2], fork):
+        assert (a.train.pixels == b.train.pixels).all() and (a.generated.pixels == b.generated.pixels).all() and a.metrics == b.metrics
+    assert source[1].index.tolist() != fork[1].index.tolist() and (fork[2].train.source == 2).all()  # replace: G_2 alone
+    assert (fork[2].train.pixels == source[1].generated[fork[1].index].pixels).all()
+    shutil.rmtree(tmp_path / "a")
+    again = run(tmp_path / "b2", **change | dict(fork_from=f"{tmp_path / 'b'}:2"))  # a fork of the fork, its origin gone
+    assert numbers(tmp_path / "b2") == numbers(tmp_path / "b") and (again[2].train.pixels == fork[2].train.pixels).all()
+
+
+def test_a_fork_from_nowhere_is_refused(tmp_path):
+    run(tmp_path / "a", iterations=1)
+    for fork, more, words in (("a", {}, "RUN:ITERATION"), (f"{tmp_path / 'x'}:1", {}, "names no run"),
+                              (f"{tmp_path / 'a'}:2", {}, "2 is missing.*1 to 1"), (f"{tmp_path / 'a'}:1", dict(seed=4), "seed = 0 there, 4 here"), (f"{tmp_path / 'a'}:0", {}, "from 1")):
+        with pytest.raises(ValueError, match=words):
+            run_loop(load_preset("smoke", **SMOKE, fork_from=fork, **more), tmp_path / "b")
+        assert not (tmp_path / "b").exists()
 
 
 def test_a_run_can_be_taken_further_but_not_changed(tmp_path):
