@@ -151,7 +151,8 @@ def test_a_fork_continues_under_other_rules_and_damages_nothing(tmp_path):
 def test_a_fork_from_nowhere_is_refused(tmp_path):
     run(tmp_path / "a", iterations=1)
     for fork, more, words in (("a", {}, "RUN:ITERATION"), (f"{tmp_path / 'x'}:1", {}, "names no run"),
-                              (f"{tmp_path / 'a'}:2", {}, "2 is missing.*1 to 1"), (f"{tmp_path / 'a'}:1", dict(seed=4), "seed = 0 there, 4 here"), (f"{tmp_path / 'a'}:0", {}, "from 1")):
+                              (f"{tmp_path / 'a'}:2", {}, "2 is missing.*1 to 1"),
+                              (f"{tmp_path / 'a'}:1", dict(seed=4), "seed = 0 there, 4 here"), (f"{tmp_path / 'a'}:0", {}, "from 1")):
         with pytest.raises(ValueError, match=words):
             run_loop(load_preset("smoke", **SMOKE, fork_from=fork, **more), tmp_path / "b")
         assert not (tmp_path / "b").exists()
