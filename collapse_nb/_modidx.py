@@ -342,6 +342,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'collapse_nb.selection._pass': ('selection.html#_pass', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection._square_of': ('selection.html#_square_of', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection._started': ('selection.html#_started', 'collapse_nb/selection.py'),
+                                       'collapse_nb.selection._waiting': ('selection.html#_waiting', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection.equal_shares': ('selection.html#equal_shares', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection.explain': ('selection.html#explain', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection.greedy': ('selection.html#greedy', 'collapse_nb/selection.py'),

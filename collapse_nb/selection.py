@@ -194,10 +194,13 @@ class _Inside:
     "A block of rows with exact distances, from which points are taken one by one."
 
     def __init__(self, chosen: _Chosen, rows: np.ndarray):
-        block = chosen.pool.block(rows)
         self.chosen, self.rows, self.scale = chosen, rows, chosen.pool.scale**2
-        self.low = lower_bounds(block, block, chosen.closest.slack).cpu().numpy()
-        self.exact = chosen.pool.exact(rows)
+        self.exact, self.norms = chosen.pool.exact(rows), None
+        if chosen.pool.whole and self.exact.size <= 1 << 17:  # few whole numbers: a product in float64 is exact, and soon done
+            self.norms = np.einsum("nd,nd->n", self.exact, self.exact)
+        if self.norms is None or self.norms.max(initial=0) >= 2**50:
+            self.norms, block = None, chosen.pool.block(rows)
+            self.low = lower_bounds(block, block, chosen.closest.slack).cpu().numpy()
         self.squared = chosen.bound[rows]  # a copy
         self.nearest = chosen.closest.index[rows, 0]
         self.taken: list[int] = []
@@ -208,6 +211,11 @@ class _Inside:
         self.taken.append(j)
         self.at.append(self.squared[j])
         self.squared[j] = -1
+        if self.norms is not None:
+            new = self.norms + self.norms[j] - 2 * (self.exact @ self.exact[j])
+            closer = new < self.squared
+            self.squared[closer], self.nearest[closer] = new[closer], self.rows[j]
+            return
         may = np.flatnonzero(self.low[j] <= self.squared * self.scale)
         if len(may):
             difference = self.exact[may] - self.exact[j]
@@ -216,11 +224,12 @@ class _Inside:
             self.squared[may[closer]], self.nearest[may[closer]] = new[closer], self.rows[j]
 
     def close(self, rule: str) -> None:
-        "Hand everything back: bounds that have seen all picks."
+        "Hand everything back: bounds that have seen all picks. It may go on afterwards, if nobody else chooses."
         c, new = self.chosen, self.rows[np.array(self.taken, int)]
         c.bound[self.rows], c.closest.index[self.rows, 0] = self.squared, self.nearest
         c.add(new, np.array(self.at), rule)
         c.seen[self.rows] = len(c.picks)
+        self.taken, self.at = [], []
 
 # %% ../nbs/05_selection.ipynb #7c97f6cc
 def _started(pool: PointSet, n: int, start, chosen, seed) -> _Chosen:
@@ -266,8 +275,8 @@ def greedy(
                 best = inside.squared[j]
                 if best < max(outside, 0) or best == outside and rows[j] > where: break
                 inside.take(j)
-            inside.close("farthest")
             bar.update(len(inside.taken))
+            inside.close("farthest")
             c.group()
     bar.close()
     index = np.array(c.picks, np.int64)
@@ -282,19 +291,25 @@ def _square_of(tau: float) -> float:
     return s
 
 
-def _pass(c: _Chosen, order: np.ndarray, tau: float, n: int) -> int:
-    "One pass at tau over the points not yet chosen; returns how many entered."
+def _waiting(c: _Chosen, order: np.ndarray, square: float):
+    "Blocks of those that may enter, in scan order, up to date; the others are surely refused."
+    rows = order[c.bound[order] > square]
+    for i in range(0, len(rows), c.size):
+        part = rows[i:i + c.size]
+        c.refresh(part)
+        part = part[c.bound[part] > square]
+        if len(part): yield _Inside(c, part)
+
+
+def _pass(c: _Chosen, order: np.ndarray, tau: float, n: int, whole: _Inside | None) -> int:
+    "One pass at tau over the points not yet chosen, which are all in `whole` where the pool is small; returns how many entered."
     before, square = len(c.picks), _square_of(tau)
-    waiting = order[c.bound[order] > square]  # the others are surely refused
-    for i in range(0, len(waiting), c.size):
-        rows = waiting[i:i + c.size]
-        c.refresh(rows)
-        rows = rows[c.bound[rows] > square]
-        inside, at = _Inside(c, rows), 0
+    for inside in [whole] if whole else _waiting(c, order, square):
+        at = 0
         while len(c.picks) + len(inside.taken) < n and (ahead := np.flatnonzero(inside.squared[at:] > square)).size:
             at += ahead[0]
             inside.take(at)
-        inside.close(f"farther than tau = {tau:.4g}")
+        if inside.taken: inside.close(f"farther than tau = {tau:.4g}")
         if len(c.picks) == n: break
     return len(c.picks) - before
 
@@ -320,11 +335,12 @@ def threshold_decay(
     with full_precision(pool.device):
         c, passes = _Chosen(pool), 0
         c.force(order[:1])
+        whole = _Inside(c, order) if len(pool) <= c.size else None
         tau = math.sqrt(max(c.bound.max(), 0)) if tau is None else float(tau)
         bar = tqdm(total=n, initial=1, desc="threshold decay", unit=" points", delay=5)
         while len(c.picks) < n:
             passes += 1
-            entered = _pass(c, order, tau, n)
+            entered = _pass(c, order, tau, n, whole)
             c.group()
             bar.update(entered)
             if entered: continue  # as written: the same tau again, until nothing enters

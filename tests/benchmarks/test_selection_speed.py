@@ -106,12 +106,12 @@ def test_nearest(compare, size, d, k):
 
 
 MEMORY = """
-import resource, sys
+import sys
 import numpy as np, torch
 import faiss
 from collapse_nb.neighbors import nearest
 from collapse_nb.selection import greedy, threshold_decay
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak(): return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 before, n, d = peak(), int(sys.argv[2]), int(sys.argv[3])
 x, rng = np.empty((n, d), np.float32), np.random.default_rng(0)
 for i in range(0, n, 8192): x[i:i + 8192] = rng.standard_normal((min(8192, n - i), d), dtype=np.float32)
