@@ -156,8 +156,9 @@ def cost(
     gpu, disk = gpu_rows(config, parameters, image_bytes), disk_rows(config, parameters, image_bytes)
     gpu_bytes, disk_bytes = sum(r[2] for r in gpu), n * sum(r[2] for r in disk)
     pool = config.n_generate if config.paradigm == "replace" else config.n_train + n * config.n_generate
-    rows = [("training", f"{config.train_steps:,} steps * {config.batch_size} images / {train_images_per_second:,.4g} a second / 3600", train_hours, "hours"),
-            ("sampling", f"{config.n_generate:,} images / {sample_images_per_second:,.4g} a second / 3600", sample_hours, "hours"),
+    at = [f"{v:,.4g} a second / 3600" for v in speeds.values()]
+    rows = [("training", f"{config.train_steps:,} steps * {config.batch_size} images / {at[0]}", train_hours, "hours"),
+            ("sampling", f"{config.n_generate:,} images / {at[1]}", sample_hours, "hours"),
             ("the run", f"{n} iterations * ({train_hours:.3g} + {sample_hours:.3g})", n * (train_hours + sample_hours), "hours")]
     rows += [(q, a, b / 2**20, "MiB") for q, a, b in gpu] + [("device, at least", "their sum", gpu_bytes / 2**20, "MiB")]
     rows += [(q, a, b / 2**20, "MiB") for q, a, b in disk] + [("disk", f"{n} iterations * their sum", disk_bytes / 2**20, "MiB")]

@@ -1,6 +1,3 @@
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -85,7 +82,7 @@ def test_guidance_costs_and_stand_ins_have_labels():
 
 
 def test_a_folder_is_looked_into(tmp_path):
-    np.savez(tmp_path / "mine.npz", images=np.random.default_rng(0).integers(0, 256, (20, 3, 12, 12), dtype=np.uint8))
+    np.savez(tmp_path / "mine.npz", pixels=np.random.default_rng(0).integers(0, 256, (20, 3, 12, 12), dtype=np.uint8))
     assert stand_in(load_preset("smoke", dataset=f"npz:{tmp_path / 'mine.npz'}"), 2).shape == (3, 12, 12)
     assert stand_in(load_preset("smoke", dataset="cifar10", side=16), 2).shape == (3, 16, 16)
 
