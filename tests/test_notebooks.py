@@ -95,3 +95,19 @@ def test_selectors_compared_on_real_images(execute, tmp_path):
     assert (best.vanilla < best.entropy).all() and (best.entropy < best.max_entropy).all()
     said, again = ([line for line in text_of(b).splitlines() if "max_entropy - entropy" in line] for b in (nb, execute("run_selection", **about)))
     assert len(pd.read_csv(tmp_path / "records.csv")) == 6 and said == again and len(said) == 2
+
+
+@pytest.mark.slow
+def test_solvers_compared_and_resumed(execute, tmp_path):
+    about = dict(preset="smoke", seeds="0, 1", n=64, evaluations="4, 5", reference_steps=20, samplers="dpm++, heun",
+                 records=str(tmp_path / "samplers.csv"), models=str(tmp_path / "models"))
+    said = text_of(execute("run_samplers", **about))
+    table = pd.read_csv(tmp_path / "samplers.csv")
+    assert len(table) == 10 and set(table.steps) == {20, 4, 5} and (table.frechet > table.frechet_train).all()
+    assert len(list((tmp_path / "models").iterdir())) == 2
+    assert table[(table.sampler == "heun")].evaluations.tolist() == [3, 5] * 2
+    table[table.seed == 0].to_csv(tmp_path / "samplers.csv", index=False)  # as after a kill
+    again = text_of(execute("run_samplers", **about))
+    both = pd.read_csv(tmp_path / "samplers.csv")
+    assert both.frechet.tolist() == pytest.approx(table.frechet.tolist(), rel=1e-3) and both.seconds[:5].tolist() == table.seconds[:5].tolist()
+    assert [line for line in said.splitlines() if "ratio" in line] == [line for line in again.splitlines() if "ratio" in line]
