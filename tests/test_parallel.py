@@ -45,6 +45,11 @@ def work(folder, steps, stop=None):
     w = torch.cat([p.detach().flatten() for p in model.unet.parameters()]).numpy()
     wait()
     np.savez(folder / f"done-{processes()[0]}.npz", weights=w, losses=losses, pixels=images.pixels, labels=images.labels, made=made)
+
+def differ():
+    c, digits = load_preset("smoke"), load_images("digits", n=32, seed=processes()[0])
+    try: next(train(Denoiser.fresh(c.network, c.objective, digits, seed=1), digits, c, 1))
+    except ValueError as e: print(f"[{e}]", flush=True)
 """
 STEPS = 6
 
@@ -61,21 +66,21 @@ def launch(tmp_path, script, count=2):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    "What one process gives, and two."
+    "What one process gives, and two; their folder, and what they printed."
     pytest.importorskip("accelerate")
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     space, threads = {}, torch.get_num_threads()
     exec(WORK, space)
     space["work"](one, STEPS)
     torch.set_num_threads(threads)
-    run = launch(two, WORK + f"\nwork(Path({str(two)!r}), {STEPS})\n")
+    run = launch(two, WORK + f"\nwork(Path({str(two)!r}), {STEPS}); differ()\n")
     assert run.returncode == 0, run.stderr
-    return np.load(one / "done-0.npz"), [np.load(two / f"done-{r}.npz") for r in range(2)], two
+    return np.load(one / "done-0.npz"), [np.load(two / f"done-{r}.npz") for r in range(2)], two, run.stdout
 
 
 @pytest.mark.slow
 def test_two_processes_train_to_the_same_weights(both):
-    alone, ranks, _ = both
+    alone, ranks, *_ = both
     assert np.array_equal(ranks[0]["weights"], ranks[1]["weights"])
     assert np.allclose(ranks[0]["losses"], alone["losses"], rtol=1e-4) and len(alone["losses"]) == STEPS
     assert np.abs(ranks[0]["weights"] - alone["weights"]).max() < 1e-4  # rounding, through Adam's division by small numbers
@@ -84,7 +89,7 @@ def test_two_processes_train_to_the_same_weights(both):
 
 @pytest.mark.slow
 def test_two_processes_make_each_image_once(both):
-    alone, ranks, _ = both
+    alone, ranks, *_ = both
     assert len(alone["made"]) == len(set(alone["made"])) == 10
     assert [*ranks[0]["made"], *ranks[1]["made"]] == alone["made"].tolist() and min(len(r["made"]) for r in ranks) > 3
     assert len(np.unique(ranks[0]["pixels"].reshape(10, -1), axis=0)) == 10
@@ -94,9 +99,9 @@ def test_two_processes_make_each_image_once(both):
 
 
 @pytest.mark.slow
-def test_equal_weights_give_equal_images_and_a_checkpoint_serves_any_number_of_processes(both, tmp_path):
+def test_equal_weights_give_equal_images_and_a_checkpoint_serves_any_number_of_processes(both):
     "One process continues from the checkpoint that two have left after their last step: nothing but sampling is done anew."
-    _, ranks, two = both
+    _, ranks, two, _ = both
     c = load_preset("smoke", train_steps=STEPS, warmup_steps=2, batch_size=13, accumulate_steps=3, flip=True, checkpoint_steps=2)
     digits = load_images("digits", n=32)
     model = Denoiser.fresh(c.network, c.objective, digits, seed=1, num_classes=10)
@@ -110,20 +115,8 @@ def test_equal_weights_give_equal_images_and_a_checkpoint_serves_any_number_of_p
 
 
 @pytest.mark.slow
-def test_processes_that_train_on_different_images_are_refused(tmp_path):
-    pytest.importorskip("accelerate")
-    run = launch(tmp_path, """
-from collapse_nb.config import load_preset
-from collapse_nb.data import load_images
-from collapse_nb.denoiser import Denoiser
-from collapse_nb.diffusion import train
-from collapse_nb.parallel import processes
-c, digits = load_preset("smoke"), load_images("digits", n=32, seed=processes()[0])
-try: next(train(Denoiser.fresh(c.network, c.objective, digits, seed=1), digits, c, 1))
-except ValueError as e: print(f"[{e}]", flush=True)
-""")
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("differs between the 2 processes (allowed: the same in each)]") == 2
+def test_processes_that_train_on_different_images_are_refused(both):
+    assert both[3].count("differs between the 2 processes (allowed: the same in each)]") == 2
 
 
 def test_shares_are_a_partition(monkeypatch):
