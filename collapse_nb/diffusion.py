@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .config import LoopConfig, Registry, derive_seed
 from .data import Images, check_varied
 from .denoiser import Denoiser, count_classes, linear_alpha_bar
+from .parallel import add_up, agree, is_main, join, processes, share
 
 # %% ../nbs/07_diffusion.ipynb #c42b215b
 OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = Registry("objective")
@@ -139,14 +140,15 @@ def backward(
     config: LoopConfig,  # objective, precision, parts, label dropout
     generator: torch.Generator,  # on the CPU
 ) -> float:  # the loss
-    "Loss and gradients of one batch. Raises ValueError where memory does not suffice, saying what to try."
+    "Loss and gradients of one batch, added up over the processes that share it."
     y, labels = batch
     x, t, target = OBJECTIVES[config.objective](y, model.sigma_data, generator)
     if labels is not None: labels = drop_labels(labels, model.num_classes, config.label_dropout, generator)
     format = torch.channels_last if config.channels_last else torch.preserve_format
     training.optimizer.zero_grad()
     total = []
-    for part in torch.arange(len(y)).tensor_split(config.accumulate_steps):
+    for part in torch.arange(len(y))[share(len(y))].tensor_split(config.accumulate_steps):
+        if not len(part): continue
         i = slice(int(part[0]), int(part[-1]) + 1)
         with torch.autocast(y.device.type, PRECISIONS[config.precision], enabled=config.precision != "float32"):
             out = training.network(x[i].contiguous(memory_format=format), t[i], *(() if labels is None else (labels[i],))).sample
@@ -154,11 +156,13 @@ def backward(
         if len(part) < len(y): loss = loss * (len(part) / len(y))
         training.scaler.scale(loss).backward()
         total.append(loss.detach())
-    return float(sum(total))
+    loss = sum(total)
+    add_up([loss, *(w.grad for w in training.unet.parameters() if w.grad is not None)])
+    return float(loss)
 
 # %% ../nbs/07_diffusion.ipynb #290bab1f
 def _out_of_memory(config: LoopConfig) -> ValueError:
-    part = -(-config.batch_size // config.accumulate_steps)
+    part = -(-config.batch_size // (config.accumulate_steps * processes()[1]))
     advice = "a single image is too much: try a smaller network"
     if part > 1:
         advice = f"try accumulate_steps = {2 * config.accumulate_steps}, parts of {-(-part // 2)}, or batch_size = {config.batch_size // 2}"
@@ -231,8 +235,10 @@ def load_checkpoint(path: Path, training: Training, fingerprint: str):
     training.losses, training.seconds = about["losses"], about["seconds"]
 
 # %% ../nbs/07_diffusion.ipynb #48dcb485
-def _check_training_set(model: Denoiser, images: Images, iteration: int):
-    "Raises ValueError for images that the model cannot learn from."
+def _check_training_set(model: Denoiser, images: Images, config: LoopConfig, iteration: int):
+    "Raises ValueError for images that the model cannot learn from, or more processes than images in a batch."
+    if config.batch_size < (count := processes()[1]):
+        raise ValueError(f"batch_size = {config.batch_size} with {count} processes (allowed: at least one image a process)")
     check_varied(images, f"training set of iteration {iteration}")
     if images.shape != tuple(model.shape):
         raise ValueError(f"images of shape {list(images.shape)} for a model of {list(model.shape)} (allowed: the same)")
@@ -248,20 +254,23 @@ def train(
     checkpoint: Path | None = None,  # a file to write every config.checkpoint_steps steps and at the end, and to continue from where it exists
 ) -> Iterator[TrainState]:  # one state a step
     """Train on `images`; run the iterator to its end. A batch is drawn with replacement and may be larger than the data.
+    Under `accelerate launch` every process runs this with the same arguments and ends with the same weights; the first writes checkpoints.
 
     Raises ValueError where all images are equal, or of another shape or class than the model's, where the loss is not finite, memory does
     not suffice, or the checkpoint is broken or another training's. The checkpoint is left for the caller to remove."""
-    _check_training_set(model, images, iteration)
+    _check_training_set(model, images, config, iteration)
+    join(config.device)
     training, device = Training.start(model.unet, config), torch.device(config.device)
     data = (torch.from_numpy(images.pixels).to(device), None if model.num_classes is None else torch.from_numpy(images.labels).to(device))
-    mark = _fingerprint(config, iteration, images) if checkpoint else ""
+    mark = _fingerprint(config, iteration, images) if checkpoint or processes()[1] > 1 else ""
     if checkpoint and checkpoint.exists(): load_checkpoint(checkpoint, training, mark)
+    agree("training set, config or checkpoint", f"{mark}/{len(training.losses)}", device)
     for step in range(1, config.train_steps + 1):
         if step > len(training.losses):
             start = time.perf_counter()
             train_step(training, model, data, config, iteration)
             training.seconds += time.perf_counter() - start
-            if checkpoint and config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == config.train_steps):
+            if checkpoint and is_main() and config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == config.train_steps):
                 save_checkpoint(checkpoint, training, mark)
         done = len(training.losses)
         yield TrainState(step, config.train_steps, training.losses[step - 1], config.batch_size * done / training.seconds)

@@ -16,6 +16,7 @@ from torch import Tensor
 from .config import Registry, derive_seed
 from .data import Images, from_unit
 from .denoiser import Denoiser, import_diffusers, noise_of_time, preconditioning, time_of_noise
+from .parallel import gather, join, share
 
 # %% ../nbs/08_sampling.ipynb #0f51b37b
 SAMPLERS: dict[str, Callable] = Registry("sampler")
@@ -165,18 +166,22 @@ def sample(
     batch_size: int = 256,  # images at a time
     source: int = 0,  # the iteration to write into the images
 ) -> Images:  # n images, clipped and rounded to uint8, with their labels
-    "Draw images. Raises ValueError for bad input, guidance or labels for an unconditional model, or where memory does not suffice."
+    """Draw images. Raises ValueError for bad input, guidance or labels for an unconditional model, or where memory does not suffice.
+
+    Under `accelerate launch` each process makes its share of the batches, and every process returns all images, in order."""
     for name, value in dict(n=n, steps=steps, batch_size=batch_size).items():
         if not isinstance(value, (int, np.integer)) or value < 1: raise ValueError(f"{name} = {value!r} (allowed: at least 1)")
     labels = _check_request(model, guidance, labels, n)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
-    scheduler, parts = SAMPLERS[sampler](model), []
+    join(model.device.type)
+    scheduler, starts, x = SAMPLERS[sampler](model), range(0, n, batch_size), torch.zeros(n, *model.shape)
     model.unet.eval()
-    for i in range(0, n, batch_size):
+    for i in starts[share(len(starts))]:
         generators = [torch.Generator().manual_seed(derive_seed(seed, 0, "image", j)) for j in range(i, min(i + batch_size, n))]
         told = None if labels is None else torch.from_numpy(labels[i:i + batch_size]).to(model.device)
-        try: parts.append(sample_batch(model, scheduler, steps, generators, told, guidance).cpu().numpy())
+        try: x[i:i + batch_size] = sample_batch(model, scheduler, steps, generators, told, guidance)
         except torch.cuda.OutOfMemoryError:
             raise ValueError(f"a batch of {len(generators)} images does not fit into the memory of {model.device} "
                              f"(try sample_batch = {max(1, len(generators) // 2)})") from None
-    return from_unit(np.concatenate(parts), labels=labels, source=source, grid=model.grid, dataset=model.dataset)
+    gather(x, model.device)
+    return from_unit(x.numpy(), labels=labels, source=source, grid=model.grid, dataset=model.dataset)
