@@ -197,6 +197,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'collapse_nb.features.torch_threads': ('features.html#torch_threads', 'collapse_nb/features.py'),
                                       'collapse_nb.features.train_classifier': ( 'features.html#train_classifier',
                                                                                  'collapse_nb/features.py')},
+            'collapse_nb.launch': {'collapse_nb.launch.main': ('launch.html#main', 'collapse_nb/launch.py')},
             'collapse_nb.loop': { 'collapse_nb.loop.Generation': ('loop.html#generation', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop._check_machine': ('loop.html#_check_machine', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop._iterations': ('loop.html#_iterations', 'collapse_nb/loop.py'),

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from .diffusion import train
 from .features import Classifier, embed, load_classifier, torch_threads
 from .metrics import SETS, measure
 from .neighbors import nearest
+from .parallel import is_main, join, processes, wait
 from .sampling import SAMPLERS, sample
 from .selection import SelectionInfo, select
 
@@ -192,7 +193,8 @@ def environment(config: LoopConfig) -> dict:
     classifier = classifier_of(config)
     packages = {p: version(p) for p in ("torch", "diffusers", "numpy", "scipy", "scikit-learn")}
     return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(),
-                commit=commit(), classifier=classifier.digest if classifier else None, **packages)
+                commit=commit(), classifier=classifier.digest if classifier else None, **packages,
+                **({"processes": n} if (n := processes()[1]) > 1 else {}))
 
 def record_environment(path: Path, iteration: int, config: LoopConfig):
     "Append to environment.json when this environment is not that of the iterations before."
@@ -228,7 +230,8 @@ def run_iteration(
 ) -> dict:  # the row of metrics.csv
     "Train, sample, choose, measure, write."
     d, seconds, losses, checkpoint = training_set(config, real, before), {}, [], path / "training.safetensors"
-    path.mkdir(exist_ok=True)
+    if is_main(): path.mkdir(exist_ok=True)
+    wait()
     model = Denoiser.fresh(config.network, config.objective, d, derive_seed(config.seed, iteration, "init"), class_count(config, real))
     with _timed(seconds, "train"):
         for state in train(model, d, config, iteration, checkpoint=checkpoint):
@@ -239,6 +242,7 @@ def run_iteration(
         g = sample(model, config.n_generate, sampler=config.sampler, steps=config.sample_steps, guidance=config.guidance,
                    seed=derive_seed(config.seed, iteration, "sample"), source=iteration,
                    batch_size=min(config.sample_batch, config.n_train))  # the first N come in the same batches for every strategy
+    if not is_main(): return {}  # of several processes one writes, chooses and measures
     model.save(path / "model", SAMPLERS[config.sampler](model))
     g.save(path / "generated.npz")
     with _timed(seconds, "select"):
@@ -341,6 +345,7 @@ def run_loop(
 ) -> Iterator[Generation]:  # one complete iteration at a time; those on disk come at once
     "Run, or continue, a self-consuming loop. Raises ValueError for bad input, before any training starts."
     _check_machine(config)
+    join(config.device)
     if config.n_train > (most := len(everything := real_images(config))):
         raise ValueError(f"n_train = {config.n_train} is out of range: {config.dataset} has {most} training images (allowed: 2 to {most})")
     if (wanted := config.n_train + config.iterations * config.n_fresh) > most:
@@ -355,7 +360,9 @@ def run_loop(
     class_count(config, real)
     if config.fork_from: fork_source(config)
     path = run_dir(config, out_dir)
-    return _iterations(config, path, real, open_run(config, path), progress)
+    lock = open_run(config, path) if is_main() else nullcontext()
+    wait()
+    return _iterations(config, path, real, lock, progress)
 
 # %% ../nbs/10_loop.ipynb #00054b32
 def _iterations(config: LoopConfig, path: Path, real: Images, lock: FileLock, progress: bool) -> Iterator[Generation]:
@@ -363,19 +370,24 @@ def _iterations(config: LoopConfig, path: Path, real: Images, lock: FileLock, pr
     done: list[Generation] = []
     heldout = real_images(config, split="heldout")
     total, often = config.iterations * config.train_steps, 1 if sys.stderr.isatty() else 5  # in a notebook each refresh is kept
-    with lock, tqdm(total=total, disable=not progress, mininterval=often, unit="step", dynamic_ncols=True, desc=config.strategy) as bar:
-        if config.fork_from: copy_iterations(config, path, real)
-        if any(path.glob("iteration-???")): write_metrics(path)  # should a kill have come between the last iteration and its row
+    shown = progress and is_main()
+    with lock, tqdm(total=total, disable=not shown, mininterval=often, unit="step", dynamic_ncols=True, desc=config.strategy) as bar:
+        if is_main():
+            if config.fork_from: copy_iterations(config, path, real)
+            if any(path.glob("iteration-???")): write_metrics(path)  # should a kill have come between the last iteration and its row
+        wait()
         for n in range(1, config.iterations + 1):
             folder = path / f"iteration-{n:03d}"
             if folder.is_dir():
                 bar.update(config.train_steps)
             else:
-                record_environment(path, n, config)
+                if is_main(): record_environment(path, n, config)
                 with torch_threads(config.threads):
                     run_iteration(config, n, real, heldout, done, folder.with_suffix(".partial"), bar)
-                os.replace(folder.with_suffix(".partial"), folder)
-                write_metrics(path)
+                if is_main():
+                    os.replace(folder.with_suffix(".partial"), folder)
+                    write_metrics(path)
+                wait()
             done.append(load_generation(config, path, n, real, done))
             yield done[-1]
 

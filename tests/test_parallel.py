@@ -1,10 +1,12 @@
 """Two processes on the CPU do what one does: the same weights, the same images, each made once."""
 
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -147,3 +149,23 @@ def test_what_cannot_be_shared_is_refused_before_any_work(monkeypatch):
     with pytest.raises(ValueError, match="'cuda:1' with 3 processes"): join("cuda:1")
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ValueError, match="3 processes need accelerate"): join("cpu")
+
+
+@pytest.mark.slow
+def test_the_loop_in_two_processes(tmp_path):
+    "One run directory, whole, whose numbers are those of one process up to rounding."
+    fields = dict(preset="smoke", strategy="entropy", train_steps=6, warmup_steps=2, sample_steps=3, sample_batch=16)
+    arguments = [a for k, v in fields.items() for a in ("-p", k, str(v))]
+    script = f"from collapse_nb.launch import main\nmain({[*arguments, '-p', 'out_dir', str(tmp_path / 'two')]!r})\n"
+    out = launch(tmp_path, script)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.count("iteration 2/2") == 1  # the main process alone speaks
+    from collapse_nb.launch import main
+    main([*arguments, "-p", "out_dir", str(tmp_path / "one")])
+    one, two = (pd.read_csv(tmp_path / n / "metrics.csv") for n in ("one", "two"))
+    assert len(one) == len(two) == 2 and not list((tmp_path / "two").glob("*.partial"))
+    for column in ("loss", "gs[pixel]", "entropy[pixel]"):
+        np.testing.assert_allclose(two[column][:1], one[column][:1], rtol=1e-3)
+    pixels = [np.load(tmp_path / n / "iteration-001/generated.npz")["pixels"].astype(int) for n in ("one", "two")]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 1 and len(pixels[1]) == 64
+    assert json.loads((tmp_path / "two/environment.json").read_text())[0]["processes"] == 2
