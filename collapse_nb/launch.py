@@ -25,7 +25,7 @@ def main(
         if is_main():
             m = g.metrics
             print(f"iteration {g.iteration}/{config.iterations}: GS {m['gs[pixel]']:.0f}, entropy of D_{g.iteration} {m['entropy[pixel]']:.0f} nats "
-                  f"(pixel, N = {config.n_train}, seed {config.seed}), {g.path}", flush=True)
+                  f"(pixel, N = {config.n_train}, seed {config.seed}), {g.path.parent.name}/{g.path.name}", flush=True)
 
 # %% ../nbs/10c_launch.ipynb #165c64d5
 if __name__ == "__main__" and "__file__" in globals():  # a notebook is __main__, too
