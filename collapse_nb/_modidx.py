@@ -335,6 +335,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'collapse_nb.selection._Chosen.add': ('selection.html#_chosen.add', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection._Chosen.force': ('selection.html#_chosen.force', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection._Chosen.group': ('selection.html#_chosen.group', 'collapse_nb/selection.py'),
+                                       'collapse_nb.selection._Chosen.picks': ('selection.html#_chosen.picks', 'collapse_nb/selection.py'),
                                        'collapse_nb.selection._Chosen.refresh': ( 'selection.html#_chosen.refresh',
                                                                                   'collapse_nb/selection.py'),
                                        'collapse_nb.selection._Chosen.settled_top': ( 'selection.html#_chosen.settled_top',

@@ -319,11 +319,10 @@ def copy_iterations(config: LoopConfig, path: Path, real: Images):
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(source / folder.name, part)
             g = load_generation(theirs, source, n, real, done)
-            index, made, info = g.index, dataclasses.replace(theirs, paradigm=g.paradigm, fresh=g.fresh), SelectionInfo(g.distance)
+            made, index, info = dataclasses.replace(theirs, paradigm=g.paradigm, fresh=g.fresh), g.index, SelectionInfo(g.distance)
+            if n == last: made = config
             pool = pool_of(made, real, [*(d.generated for d in done), g.generated])
-            if n == last:
-                made, pool = config, pool_of(config, real, [*(d.generated for d in done), g.generated])
-                index, info = choose(config, pool, n)
+            if n == last: index, info = choose(config, pool, n)
             save_choice(part / "selected.npz", made, pool, index, info)
             os.replace(part, folder)
         done.append(load_generation(config, path, n, real, done))

@@ -82,13 +82,16 @@ class _Chosen:
 
     def __init__(self, pool: PointSet):
         self.pool, self.size, self.closest = pool, BLOCK, Closest(pool, pool)
-        self.picks: list[int] = []
         self.distance: list[float] = []  # squared, of each pick at its time
         self.rule: list[str] = []
         self.seen = np.zeros(len(pool), np.int64)  # how many picks are in a point's bound
         self.bound = self.closest.squared[:, 0]  # a view: squared distances; -1 once chosen
         self.chosen = Block(np.zeros(0, np.int64), torch.empty((0, pool.d), device=pool.device), torch.empty(0, device=pool.device))
         self.anchors: Block | None = None  # see group
+
+    @property
+    def picks(self) -> np.ndarray:  # int64, in the order chosen
+        return self.chosen.rows
 
     def add(self, rows: np.ndarray, squared: np.ndarray, rule: str) -> None:
         new, m = self.pool.block(rows), len(self.picks)
@@ -97,7 +100,6 @@ class _Chosen:
             self.chosen = Block(self.chosen.rows, torch.cat([self.chosen.y, more]), torch.cat([self.chosen.norms, more[:, 0]]))
         self.chosen.rows = np.concatenate([self.chosen.rows, rows])
         self.chosen.y[m:m + len(rows)], self.chosen.norms[m:m + len(rows)] = new.y, new.norms
-        self.picks.extend(rows.tolist())
         self.distance.extend(squared.tolist())
         self.rule.extend([rule] * len(rows))
         self.bound[rows] = -1
@@ -279,8 +281,7 @@ def greedy(
             inside.close("farthest")
             c.group()
     bar.close()
-    index = np.array(c.picks, np.int64)
-    return (index, SelectionInfo(np.sqrt(c.distance), rule=tuple(c.rule))) if return_info else index
+    return (c.picks, SelectionInfo(np.sqrt(c.distance), rule=tuple(c.rule))) if return_info else c.picks
 
 # %% ../nbs/05_selection.ipynb #adaea3d4
 def _square_of(tau: float) -> float:
@@ -355,8 +356,7 @@ def threshold_decay(
                 tau *= alpha
                 passes += farthest <= tau
     bar.close()
-    index = np.array(c.picks, np.int64)
-    return (index, SelectionInfo(np.sqrt(c.distance), int(passes), float(tau), tuple(c.rule))) if return_info else index
+    return (c.picks, SelectionInfo(np.sqrt(c.distance), int(passes), float(tau), tuple(c.rule))) if return_info else c.picks
 
 # %% ../nbs/05_selection.ipynb #5c6d6dcc
 class _Exchange:

@@ -39,8 +39,8 @@ def compare(benchmark):
         limit = product_seconds(operations, d) if operations else None
         print(f"\n{task}, {size}")
         for name, baseline in baselines.items():
-            function, scale = baseline if isinstance(baseline, tuple) else (baseline, 1)
-            theirs = seconds(function, 1 if scale == "once" else 3)
+            function, how = baseline if isinstance(baseline, tuple) else (baseline, "median")
+            theirs = seconds(function, 1 if how == "once" else 3)
             times.append(seconds(ours, 1))
             ROWS.append(dict(task=task, size=size, against=name, ours_seconds=np.median(times), theirs_seconds=theirs))
         if limit:
