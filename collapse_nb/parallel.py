@@ -10,6 +10,7 @@ import atexit
 import hashlib
 import os
 from datetime import timedelta
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -34,8 +35,9 @@ def join(
     if ":" in str(device): raise ValueError(f"device = {str(device)!r} with {count} processes (allowed: cpu, or cuda without a number)")
     try: from accelerate import PartialState
     except ImportError: raise ValueError(f"{count} processes need accelerate (try: pip install 'collapse-nb[multi]')") from None
+    import_module("torch.distributed.nn.functional")  # imported later (by diffusers), its default arguments would keep the group alive to the end
     PartialState(cpu=str(device) == "cpu", timeout=timedelta(days=1))  # the others wait while the first one selects and measures
-    atexit.register(dist.destroy_process_group)  # gloo's threads must not outlive the interpreter
+    atexit.register(dist.destroy_process_group)  # gloo's threads must not outlive the interpreter: they abort it
 
 # %% ../nbs/06b_parallel.ipynb #7f110c98
 def share(

@@ -53,6 +53,18 @@ def differ():
     try: next(train(Denoiser.fresh(c.network, c.objective, digits, seed=1), digits, c, 1))
     except ValueError as e: print(f"[{e}]", flush=True)
 """
+EARLY = """
+import atexit, os
+from pathlib import Path
+
+def left():
+    names = [(t / "comm").read_text() for t in Path("/proc/self/task").iterdir()] if Path("/proc/self/task").exists() else []
+    print("communication threads at the end:", sum("gloo" in n for n in names), flush=True)
+
+atexit.register(left)  # the first registered runs last
+from collapse_nb.parallel import join
+join("cpu")  # before anything has imported diffusers
+"""
 STEPS = 6
 
 
@@ -75,7 +87,7 @@ def both(tmp_path_factory):
     exec(WORK, space)
     space["work"](one, STEPS)
     torch.set_num_threads(threads)
-    run = launch(two, WORK + f"\nwork(Path({str(two)!r}), {STEPS}); differ()\n")
+    run = launch(two, EARLY + WORK + f"\nwork(Path({str(two)!r}), {STEPS}); differ()\n")
     assert run.returncode == 0, run.stderr
     return np.load(one / "done-0.npz"), [np.load(two / f"done-{r}.npz") for r in range(2)], two, run.stdout
 
@@ -119,6 +131,12 @@ def test_equal_weights_give_equal_images_and_a_checkpoint_serves_any_number_of_p
 @pytest.mark.slow
 def test_processes_that_train_on_different_images_are_refused(both):
     assert both[3].count("differs between the 2 processes (allowed: the same in each)]") == 2
+
+
+@pytest.mark.slow
+def test_no_thread_of_the_communication_outlives_the_group(both):
+    "One that does may abort the interpreter while it ends, after all the work is done."
+    assert both[3].count("communication threads at the end: 0") == 2
 
 
 def test_shares_are_a_partition(monkeypatch):
