@@ -45,7 +45,7 @@ def _paper(width: int) -> dict:
                 up_block_types=("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4)
 
 NETWORKS: dict[str, dict] = Registry("network")
-NETWORKS.update({"unet-16-32": _plain(16, 32), "unet-32-64": _plain(32, 64),
+NETWORKS.update({"unet-16-32": _plain(16, 32), "unet-32-64": _plain(32, 64), "unet-16-32-64": _plain(16, 32, 64),
                  **{f"UNet{w}": _paper(w) for w in (32, 48, 64, 128)}})
 
 # %% ../nbs/06_denoiser.ipynb #e8e78960
