@@ -327,7 +327,7 @@ def run_iteration(
     save_choice(path / "selected.npz", config, pool, chosen, info)
     with _timed(seconds, "measure"):
         row = dict(iteration=iteration, n_train=len(d), n_generated=len(g), loss=float(np.mean(losses[-max(1, len(losses) // 10):])))
-        row |= measure(d, g, heldout, config.spaces, unseen_images(config, d, heldout, before))
+        row |= measure(d, g, heldout, config.spaces, unseen_images(config, d, heldout, before), real)
         row |= {f"share[{s}]": float((d.source == s).mean()) for s in range(iteration)}
         label, known = classes_of(config, real, before)
         if label is not None:

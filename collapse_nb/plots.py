@@ -98,11 +98,16 @@ def plot_index(
     table: pd.DataFrame,  # records
     space: str,  # "pixel" or "classifier"
 ):
-    "The generalization index: one line a strategy, between 0 (copies) and 1 (as novel as unseen samples of the same sources)."
+    """The generalization index: one line a strategy, between 0 (copies) and 1 (as novel as unseen samples of the same sources).
+
+    For a single run with the interval of its mean over images."""
     plot_metric(ax, table, "index", space)
-    for level, label in ((0, "copies"), (1, "unseen samples")):
+    for strategy in table.strategy.unique() if table.seed.nunique() == 1 else ():
+        low, high = (pick(table, f"index_{end}", space, strategy=strategy) for end in ("low", "high"))
+        ax.fill_between(low.iteration, low.value, high.value, color=line_style(strategy)["color"], alpha=.2, lw=0)
+    for level, label in ((0, "copies"), (1, "unseen\nsamples")):
         ax.axhline(level, color="0.35", ls=":", lw=1)
-        ax.annotate(label, (0.02, level), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", fontsize=6.5, color="0.35")
+        ax.annotate(label, (1.02, level), xycoords=("axes fraction", "data"), fontsize=6.5, color="0.35", va="center", annotation_clip=False)
     ax.set_ylim(-0.05, max(1.2, ax.get_ylim()[1]))
 
 # %% ../nbs/11_plots.ipynb #84fb6f69
@@ -142,7 +147,7 @@ def plot_classes(
     step = -(-len(shares) // 12)
     ax.set_yticks(range(0, len(shares), step), shares.index[::step], fontsize=7)
     believed = pick(table, "believed", strategy=strategy).value.max() > 0
-    ax.set(xlabel="iteration n", ylabel="class (generated: believed)" if believed else "class")
+    ax.set(xlabel="iteration n", ylabel="class (believed if generated)" if believed else "class")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"{strategy}: classes of $D_n$ [%]" + ("" if fits else f", 0 to {top:.0f}"), fontsize=8)
 
@@ -246,10 +251,11 @@ def provenance_figure(
     title, strategy = setting(table), table.strategy.iloc[0]
     panels = [lambda ax: plot_provenance(ax, table, strategy)]
     if (table.metric == "class_share").any(): panels.append(lambda ax: plot_classes(ax, table, strategy))
-    if (table.metric == "index").any(): panels.append(lambda ax: plot_index(ax, table, "pixel"))
-    fig = plt.figure(figsize=(7.5, 2.9 + 1.5 * len(pairs)), layout="constrained")
-    top, below = fig.subfigures(2, 1, height_ratios=[2.9, 1.5 * len(pairs)])
-    for ax, draw in zip(np.atleast_1d(top.subplots(1, len(panels))), panels): draw(ax)
+    if table[table.metric == "index"].value.notna().any(): panels.append(lambda ax: plot_index(ax, table, "pixel"))
+    fig = plt.figure(figsize=(7.5, 2.7 + 1.75 * len(pairs)), layout="constrained")
+    top, below = fig.subfigures(2, 1, height_ratios=[2.7, 1.75 * len(pairs)])
+    for ax, draw in zip(np.atleast_1d(top.subplots(1, len(panels))), panels):
+        draw(ax); ax.tick_params(labelsize=7); ax.xaxis.label.set_size(8); ax.yaxis.label.set_size(8)
     for ax, some in zip(below.subplots(len(pairs), 1, squeeze=False).flat, pairs): draw_copies(ax, some)
     fig.suptitle(f"{strategy}: {title}", fontsize=9)
     return fig
