@@ -142,6 +142,8 @@ class LoopConfig:
     sample_steps: int = _value("network evaluations per image", low=1)
     sample_batch: int = _value("images sampled at a time", low=1)
     guidance: float | None = _value("classifier-free guidance scale, 1: labels without guidance; none: an unconditional model", low=0, neutral=None)
+    surplus: int | None = _value("images an iteration generates beside G_n, for no pool: novelty is measured by them; none: N, at most 1000",
+                                 low=0, neutral=None)
     # the machine: sums depend on both
     threads: int = _value("torch threads", low=1)
     device: str = _value("where tensors live: cpu, cuda, cuda:1, mps")
@@ -176,6 +178,11 @@ class LoopConfig:
         return self.n_train * (1 if self.strategy == "vanilla" else self.pool_factor)
 
     @property
+    def n_surplus(self) -> int:
+        "Images generated in an iteration beside those: for measuring, never for training."
+        return min(self.n_train, 1000) if self.surplus is None else self.surplus
+
+    @property
     def identity(self) -> dict:
         "The values that make the result what it is: those not in `FREE`, and not neutral."
         neutral = neutral_values()
@@ -202,7 +209,7 @@ def slug(
     return f"{kind}-{last}" if last else kind
 
 # %% ../nbs/00_config.ipynb #15362c5a
-FREE = ("preset", "iterations", "data_root", "checkpoint_steps")  # a name, how far, where files lie, how often saved: no result depends on them
+FREE = ("preset", "iterations", "data_root", "checkpoint_steps", "surplus")  # a name, how far, where files lie, how often saved, what is measured
 
 def neutral_values() -> dict:
     "The value of each younger field with which everything is as before the field existed."
@@ -350,7 +357,7 @@ def load_study(
 def derive_seed(
     seed: int,  # the run's seed
     iteration: int,  # 0 for what happens before the first iteration
-    stage: str,  # what is being drawn: "data", "init", "train", "sample", "select"
+    stage: str,  # what is being drawn: "data", "init", "train", "sample", "surplus", "select", "unseen"
     step: int = 0,  # a step, batch or image inside the stage
 ) -> int:  # 0 .. 2**63 - 1, for numpy.random.default_rng and torch.Generator.manual_seed
     "An independent seed for one use of randomness, the same on every machine."

@@ -44,8 +44,9 @@ def test_run_loop_takes_its_parameters_and_shows_the_figure(execute, tmp_path, p
     expected = {k: v for k, v in parameters.items() if k != "more"} | ({"alpha": 0.8} if "more" in parameters else {})
     assert expected.items() <= config.items() and config["preset"] == "smoke"
     pictures = [o.data["image/png"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) == 1 and base64.b64decode(pictures[0])[:4] == b"\x89PNG"
-    assert sorted(p.suffix for p in (tmp_path / "figures").iterdir()) == [".json", ".png", ".svg"]
+    assert len(pictures) == 2 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
+    drawn = {f"loop-run{kind}.{end}" for kind in ("", "-provenance") for end in ("json", "png", "svg")}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == drawn
     assert f"{parameters['strategy']}: from iteration 1 to {config['iterations']} the generalization score went from" in text_of(nb)
     assert "accuracy 0.9" in text_of(nb)
 
