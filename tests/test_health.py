@@ -34,7 +34,7 @@ def test_report_is_there_and_importing_stays_quick():
     code = "import sys, collapse_nb; assert 'torch' not in sys.modules; print(collapse_nb.report.__module__, 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert out == ["collapse_nb.health", "True"]
-    with pytest.raises(AttributeError, match="reprot"): collapse_nb.reprot
+    with pytest.raises(AttributeError, match="reprot"): _ = collapse_nb.reprot
 
 
 @pytest.mark.parametrize("space", ["pixel", "classifier"])
@@ -102,8 +102,8 @@ def test_far_away_by_hand():
 
 def test_judge_by_its_stated_limits():
     n = H.Number
-    fine = dict(index=n(0.51, 0.4, 0.6, 1), memorized=n(0.1, 0.04, 0.2, 0.0), recall=n(0.81, real=1), coverage=n(0.81, real=1), isolated=n(0.05, 0.01),
-                precision=n(0.81, real=1), density=n(0.51, real=1), frechet=n(2, real=1), entropy=n(0, 0, 0, 0, 0, 0), duplicates=n(0.05, real=0.01))
+    fine = dict(index=n(0.51, 0.4, 0.6, 1), memorized=n(0.1, 0.04, 0.2, 0.0), recall=n(0.81, real=1), coverage=n(0.81, real=1),
+                isolated=n(0.05, 0.01), precision=n(0.81, real=1), density=n(0.51, real=1), frechet=n(2, real=1), entropy=n(0, 0, 0, 0, 0, 0), duplicates=n(0.05, real=0.01))
     def of(**changed): return [v.name for v in H.judge(fine | changed, 10) if v.found]
     assert of() == []
     for name, number, verdict in [
@@ -171,8 +171,8 @@ def test_sets_from_everywhere(tmp_path):
     x = DIGITS[:30]
     export_images(x, tmp_path / "flat"); export_npz(x, tmp_path / "arr.npz"); x.save(tmp_path / "ours.npz")
     for label in (0, 1): export_images(x[:5] if label == 0 else x[5:], tmp_path / "classes" / "a" / str(label))
-    for source in (x, x.pixels, x.pixels[:, 0], torch.from_numpy(x.pixels), tmp_path / "flat", str(tmp_path / "classes"), f"folder:{tmp_path}/flat",
-                   f"npz:{tmp_path}/ours.npz", tmp_path / "ours.npz"):
+    for source in (x, x.pixels, x.pixels[:, 0], torch.from_numpy(x.pixels), tmp_path / "flat", str(tmp_path / "classes"),
+                   f"folder:{tmp_path}/flat", f"npz:{tmp_path}/ours.npz", tmp_path / "ours.npz"):
         assert (H.read_set(source, "generated").pixels == x.pixels).all()
     assert (H.read_set(tmp_path / "arr.npz", "train").pixels == np.repeat(x.pixels, 3, 1)).all()
     assert H.read_set(tmp_path / "ours.npz", "train").grid == x.grid and H.read_set(x, "train", side=4).shape == (1, 4, 4)
@@ -269,7 +269,8 @@ def test_scores_and_ranks():
     z, r = (x.flat().astype(np.float32) for x in (DIGITS[:100], HELDOUT[:100]))
     chosen = {"greedy": select("entropy", z, 40, seed=0)[0], "first": np.arange(40)}
     table = A.scores(chosen, dict(pixel=z), dict(pixel=r))
-    assert table.loc["first", ("pixel", "frechet")] == frechet_distance(z[:40], r) and table.loc["first", ("pixel", "recall")] == prdc(r, z[:40])["recall"]
+    assert table.loc["first", ("pixel", "frechet")] == frechet_distance(z[:40], r)
+    assert table.loc["first", ("pixel", "recall")] == prdc(r, z[:40])["recall"]
     ranks = A.ranks(table)
     assert ranks.loc["greedy", ("pixel", "entropy")] == 1 and (ranks.sum() == 3).all()
     assert (ranks.loc["first", ("pixel", "frechet")] == 1) == (table.loc["first", ("pixel", "frechet")] < table.loc["greedy", ("pixel", "frechet")])

@@ -125,10 +125,11 @@ def shown(nb):
 
 @pytest.mark.slow
 def test_check_my_images_without_any_images(execute, tmp_path):
-    nb = execute("demo_check_my_images", preset="smoke", out=str(tmp_path / "numbers.json"))
+    nb = execute("demo_check_my_images", preset="smoke", out_dir=str(tmp_path / "run"), save_to=str(tmp_path / "numbers.json"))
     text, html, pictures = shown(nb)
     assert "a model of the preset smoke, trained on 32 real images" in text_of(nb) and pictures == 2
     numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert (tmp_path / "run" / "iteration-001").is_dir()
     assert numbers["sizes"] == dict(generated=32, train=32, reference=797, draw=32) and numbers["space"] == "pixel"
     assert all(f"{v['name']}? " in text and v["name"] in html for v in numbers["verdicts"]) and len(numbers["verdicts"]) == 4
 
@@ -150,4 +151,4 @@ def test_check_my_images_on_folders(execute, tmp_path):
     (dict(genrated="digits"), "genrated = 'digits': no such parameter")])
 @pytest.mark.filterwarnings("ignore::papermill.exceptions.PapermillWarning", "ignore:Passed unknown parameter")
 def test_check_my_images_refuses_a_mistake(execute, parameters, words):
-    with pytest.raises(papermill.PapermillExecutionError, match=words): execute("demo_check_my_images", **dict(preset="smoke") | parameters)
+    with pytest.raises(papermill.PapermillExecutionError, match=words): execute("demo_check_my_images", **parameters)
