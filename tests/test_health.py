@@ -103,7 +103,8 @@ def test_far_away_by_hand():
 def test_judge_by_its_stated_limits():
     n = H.Number
     fine = dict(index=n(0.51, 0.4, 0.6, 1), memorized=n(0.1, 0.04, 0.2, 0.0), recall=n(0.81, real=1), coverage=n(0.81, real=1),
-                isolated=n(0.05, 0.01), precision=n(0.81, real=1), density=n(0.51, real=1), frechet=n(2, real=1), entropy=n(0, 0, 0, 0, 0, 0), duplicates=n(0.05, real=0.01))
+                isolated=n(0.05, 0.01), precision=n(0.81, real=1),
+                density=n(0.51, real=1), frechet=n(2, real=1), entropy=n(0, 0, 0, 0, 0, 0), duplicates=n(0.05, real=0.01))
     def of(**changed): return [v.name for v in H.judge(fine | changed, 10) if v.found]
     assert of() == []
     for name, number, verdict in [
