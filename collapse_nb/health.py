@@ -224,8 +224,9 @@ def strip(
     factor = max(1, round(size / max(h, w)))
     pixels = pixels.repeat(factor, 3).repeat(factor, 4)
     if max(h, w) > 2 * size:
-        def small(x): return np.asarray(Image.fromarray(x.transpose(1, 2, 0).squeeze()).resize((2 * size, 2 * size), Image.Resampling.BOX))
-        pixels = np.stack([small(x) for x in pixels.reshape(-1, c, h, w)]).reshape(r, m, 2 * size, 2 * size, c).transpose(0, 1, 4, 2, 3)
+        high, wide = (max(1, round(2 * size * x / max(h, w))) for x in (h, w))
+        def small(x): return np.asarray(Image.fromarray(x.transpose(1, 2, 0).squeeze()).resize((wide, high), Image.Resampling.BOX))
+        pixels = np.stack([small(x) for x in pixels.reshape(-1, c, h, w)]).reshape(r, m, high, wide, c).transpose(0, 1, 4, 2, 3)
     framed = np.pad(pixels, ((0, 0), (0, 0), (0, 0), (2, 2), (2, 2)), constant_values=128)
     sheet = framed.transpose(0, 3, 1, 4, 2).reshape(r * framed.shape[3], m * framed.shape[4], c)
     buffer = io.BytesIO()
