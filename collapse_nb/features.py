@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'SPACES', 'SmallClassifier', 'torch_threads', 'passes', 'train_classifier', 'probabilities', 'accuracy',
-           'Classifier', 'load_classifier', 'classifier_for', 'embed_pixel', 'embed_classifier', 'embed']
+           'read_safetensors', 'check_arrays', 'Classifier', 'read_classifier', 'load_classifier', 'classifier_for',
+           'embed_pixel', 'embed_classifier', 'embed']
 
-# %% ../nbs/02_features.ipynb #b7395655
+# %% ../nbs/02_features.ipynb #8823a7c9
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,7 +65,8 @@ def _check_labelled(images: Images):
     "Raises ValueError for images that no classifier can be trained on."
     if images.labels is None:
         raise ValueError(f"the classifier space needs labels, and {images.dataset or 'this set'} has none (allowed: labelled images, for example "
-                         "class folders or an npz with labels; or the pixel space alone: space = 'pixel' and spaces = 'pixel')")
+                         "class folders or an npz with labels; weights = PATH of a classifier; or the pixel space alone: space = 'pixel' and "
+                         "spaces = 'pixel')")
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"the classifier space: images of {images.shape[1]}x{images.shape[2]} (allowed: square ones; give a side)")
 
@@ -102,6 +105,30 @@ def accuracy(model: SmallClassifier, images: Images) -> float:
     "Share of images whose label is the most probable class."
     return float((probabilities(model, images).argmax(1) == images.labels).mean())
 
+# %% ../nbs/02_features.ipynb #bf5c1f9a
+def read_safetensors(
+    path: str | Path,  # a .safetensors file
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # its arrays by name, its notes
+    "Raises FileNotFoundError, and ValueError for a file that is truncated or no safetensors."
+    from safetensors import SafetensorError, safe_open
+    if not Path(path).is_file(): raise FileNotFoundError(f"weights = {str(path)!r}: no such file")
+    try:
+        with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+    except SafetensorError as e:
+        raise ValueError(f"{path}: {Path(path).stat().st_size:,} bytes that are no whole safetensors file ({e})") from None
+
+# %% ../nbs/02_features.ipynb #84d14ae3
+def check_arrays(
+    found: dict[str, torch.Tensor],  # what a file holds
+    network: nn.Module,  # what it is meant for
+    where: str,  # the file, for errors
+):
+    "Raises ValueError naming the arrays that are missing, unknown or of another shape."
+    has, needs = ({k: tuple(v.shape) for k, v in d.items()} for d in (found, network.state_dict()))
+    wrong = [f"{k} {list(has[k]) if k in has else 'missing'} for {list(needs[k])}" for k in needs if has.get(k) != needs[k]]
+    wrong += [f"{k} {list(has[k])} unknown" for k in has if k not in needs]
+    if wrong: raise ValueError(f"{where} is not of {type(network).__name__}: {'; '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}")
+
 # %% ../nbs/02_features.ipynb #d6e6e478
 RECIPE = "2 conv, 32 features before ReLU, AdamW 1e-3, {} epochs of batches of 50"  # change it with the training above
 
@@ -115,26 +142,49 @@ class Classifier:
     digest: str  # of its weights: distances in classifier space belong to them
     shape: tuple[int, int, int]  # (C, H, W) of its images
 
+# %% ../nbs/02_features.ipynb #590d2c7d
+def read_classifier(
+    path: str | Path,  # a .safetensors file, as `load_classifier` leaves it in runs/cache
+    shape: tuple[int, int, int],  # (C, H, W) of the images it is for
+) -> Classifier:  # on the CPU
+    "A classifier from its weights. Raises FileNotFoundError, and ValueError for a damaged file or one for other images."
+    arrays, notes = read_safetensors(path)
+    head = arrays.get("head.1.weight")
+    model = SmallClassifier(shape[0], shape[1], len(head) if head is not None else 1)
+    check_arrays(arrays, model, f"weights = {str(path)!r}, for images of {'x'.join(map(str, shape))},")
+    model.load_state_dict(arrays)
+    model.eval().requires_grad_(False)
+    weights = hashlib.blake2b(b"".join(v.numpy().tobytes() for v in model.state_dict().values()), digest_size=4)
+    about = dict(accuracy=float("nan"), n_train=0, n_heldout=0) | json.loads(notes.get("about", "{}"))
+    return Classifier(model, about["accuracy"], about["n_train"], about["n_heldout"], weights.hexdigest(), tuple(shape))
+
 # %% ../nbs/02_features.ipynb #3c7e77bf
 _LATEST: dict[tuple, Classifier] = {}  # (dataset, (C, H, W)) -> the classifier loaded last for such images
 
 def load_classifier(
-    dataset: str,  # a dataset with labels
+    dataset: str,  # a dataset with labels; with `weights`, any
     cache: Path | None = None,  # None: runs/cache under the project's root
     *,
     side: int | None = None,  # of the images, as in `load_images`
     root: Path | None = None,  # where the dataset's files are, as in `load_images`
+    weights: str | Path | None = None,  # a classifier's file; None: the dataset's own
 ) -> Classifier:  # trained now, or loaded
-    "The dataset's classifier for images of this side. Raises ValueError for a dataset without labels, or not square."
-    found = _load_classifier(dataset, cache, side, root)
+    "The dataset's classifier for images of this side. Raises ValueError for a dataset without labels, or not square, or weights that do not fit."
+    found = _load_classifier(dataset, cache, side, root) if weights is None else _with_accuracy(weights, dataset, side, root)
     _LATEST[dataset, found.shape] = found
     return found
+
+def _with_accuracy(weights: str | Path, dataset: str, side: int | None, root: Path | None) -> Classifier:
+    "The file's classifier, with its accuracy on this dataset's held-out images where they have labels that it knows."
+    heldout = load_images(dataset, split="heldout", side=side, root=root)
+    found = read_classifier(weights, heldout.shape)
+    known = heldout.labels is not None and heldout.labels.max() < found.model.head[1].out_features
+    return replace(found, accuracy=accuracy(found.model, heldout), n_heldout=len(heldout)) if known else found
 
 # %% ../nbs/02_features.ipynb #fe2cca3f
 @lru_cache
 def _load_classifier(dataset: str, cache: Path | None, side: int | None, root: Path | None) -> Classifier:
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
     train, heldout = (load_images(dataset, split=s, side=side, root=root) for s in ("train", "heldout"))
     _check_labelled(train)
     recipe = RECIPE.format(passes(len(train)))  # and the bytes of N square images tell their channels and side
@@ -146,12 +196,7 @@ def _load_classifier(dataset: str, cache: Path | None, side: int | None, root: P
         part = path.with_suffix(f".{os.getpid()}")
         save_file(model.state_dict(), part, metadata={"about": json.dumps(dict(accuracy=accuracy(model, heldout)))})
         os.replace(part, path)
-    model = SmallClassifier(train.shape[0], train.shape[1], int(train.labels.max()) + 1)
-    model.load_state_dict(load_file(path))
-    model.eval().requires_grad_(False)
-    with safe_open(path, "pt") as f: about = json.loads(f.metadata()["about"])
-    weights = hashlib.blake2b(b"".join(v.numpy().tobytes() for v in model.state_dict().values()), digest_size=4)
-    return Classifier(model, about["accuracy"], len(train), len(heldout), weights.hexdigest(), train.shape)
+    return replace(read_classifier(path, train.shape), n_train=len(train), n_heldout=len(heldout))
 
 # %% ../nbs/02_features.ipynb #32b124ca
 def classifier_for(
@@ -162,26 +207,43 @@ def classifier_for(
     return _LATEST[key] if key in _LATEST else load_classifier(key[0], side=images.shape[1])
 
 # %% ../nbs/02_features.ipynb #1de51197
-SPACES: dict[str, Callable[[Images], np.ndarray]] = Registry("space")
+SPACES: dict[str, Callable[..., np.ndarray]] = Registry("space")
 
 @SPACES.register("pixel")
-def embed_pixel(images: Images) -> np.ndarray:
-    "Raw pixels, 0..255: float32 [N, C*H*W]."
+def embed_pixel(images: Images, *, weights=None, device="cpu", batch_size=None, cache=True) -> np.ndarray:
+    "Raw pixels, 0..255: float32 [N, C*H*W]. Raises ValueError for weights: there is no network."
+    if weights is not None: raise ValueError(f"weights = {str(weights)!r} with space = 'pixel' (allowed: none, it has no network)")
     return images.flat().astype(np.float32)
 
 # %% ../nbs/02_features.ipynb #66796cdf
 @SPACES.register("classifier")
 @torch.no_grad()
-def embed_classifier(images: Images) -> np.ndarray:
-    "The classifier's 32 features, before their ReLU: float32 [N, 32]. Raises ValueError where the dataset has no labels."
-    model = classifier_for(images).model
-    x = torch.from_numpy(images.unit())
-    return torch.cat([model.features(x[i:i + 1024]) for i in range(0, len(x), 1024)]).numpy()
+def embed_classifier(
+    images: Images,  # N images
+    *,
+    weights: str | Path | None = None,  # a classifier's file, as for `read_classifier`; None: the dataset's own
+    device: str = "cpu",  # where the network runs
+    batch_size: int | None = None,  # None: 1024
+    cache: bool = True,  # as for every space; not used here
+) -> np.ndarray:  # float32 [N, 32]
+    "The classifier's 32 features, before their ReLU. Raises ValueError where the dataset has no labels, and for weights that do not fit."
+    model = (classifier_for(images) if weights is None else read_classifier(weights, images.shape)).model.features
+    if torch.device(device).type != "cpu": model = copy.deepcopy(model).to(device)  # the classifier is shared: it stays where it is
+    x, step = torch.from_numpy(images.unit()), batch_size or 1024
+    return torch.cat([model(x[i:i + step].to(device)).cpu() for i in range(0, len(x), step)]).numpy()
 
 # %% ../nbs/02_features.ipynb #5884b8bb
 def embed(
     images: Images,  # N images
-    space: str,  # "pixel" (0..255) or "classifier"
+    space: str,  # "pixel" (0..255), "classifier", "dinov2" or "inception"
+    *,
+    weights: str | Path | None = None,  # the network's file; None: the usual places
+    device: str = "cpu",  # where the network runs
+    batch_size: int | None = None,  # images in the network at a time; None: the space's own
+    cache: bool = True,  # keep what a large network made in runs/cache/features, by content
+    **options,  # a space's own, as in notebook 02a: `mode` and `num_workers` of inception
 ) -> np.ndarray:  # float32 [N, d]
-    "Points of `space`. Raises ValueError for an unknown space."
-    return SPACES[space](images)
+    "Points of `space`. Raises ValueError for an unknown space, a batch_size below 1 or a wrong file, FileNotFoundError where weights are missing."
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+        raise ValueError(f"batch_size = {batch_size!r} is out of range (allowed: at least 1, or none)")
+    return SPACES[space](images, weights=weights, device=device, batch_size=batch_size, cache=cache, **options)

@@ -54,6 +54,7 @@ def test_every_preset_and_study_loads():
     (dict(compile=1), ["compile = 1", "true or false"]),
     (dict(accumulate_steps=129), ["accumulate_steps = 129", "batch_size = 128"]),
     (dict(checkpoint_steps=-1), ["checkpoint_steps = -1", "at least 0"]),
+    (dict(surplus=-1), ["surplus = -1", "at least 0"]),
     (dict(stratgy="entropy"), ["stratgy = 'entropy'", "no such parameter", "strategy"]),
 ])
 def test_a_wrong_value_is_named_with_what_is_allowed(change, words):
@@ -107,13 +108,14 @@ def test_names_tell_every_difference_but_length_apart():
 def test_a_younger_field_left_neutral_changes_no_identity():
     demo, neutral = C.load_preset("demo"), C.neutral_values()
     assert demo.digest == "9c20a015"  # of the committed records
-    assert {"guidance", "label_dropout", "flip", "precision", "channels_last", "compile", "accumulate_steps", "checkpoint_steps"} <= set(neutral)
+    assert {"guidance", "label_dropout", "flip", "precision", "channels_last", "compile", "accumulate_steps", "checkpoint_steps",
+            "surplus"} <= set(neutral)
     assert all(getattr(demo, k) == v for k, v in neutral.items()) and not set(neutral) & set(demo.identity)
     old = {k: v for k, v in asdict(demo).items() if k not in neutral}  # a config.json written before
     assert C.LoopConfig(**old) == demo
     for change in (dict(flip=True), dict(guidance=1), dict(label_dropout=0.2), dict(precision="bf16"), dict(accumulate_steps=2)):
         assert replace(demo, **change).digest != demo.digest
-    assert replace(demo, checkpoint_steps=5).digest == demo.digest  # no result depends on it
+    assert replace(demo, checkpoint_steps=5).digest == replace(demo, surplus=5).digest == demo.digest  # no result depends on them
 
 
 def test_true_and_false_are_read_from_text():

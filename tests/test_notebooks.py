@@ -12,7 +12,10 @@ import papermill
 import pytest
 from conftest import ROOT, text_of
 
-RUNNABLE = sorted(p.stem for pattern in ("run_*", "fig_*") for p in (ROOT / "nbs").glob(pattern + ".ipynb"))
+from collapse_nb.data import load_images
+from collapse_nb.fid import export_images
+
+RUNNABLE = sorted(p.stem for pattern in ("run_*", "fig_*", "demo_*") for p in (ROOT / "nbs").glob(pattern + ".ipynb"))
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -44,8 +47,9 @@ def test_run_loop_takes_its_parameters_and_shows_the_figure(execute, tmp_path, p
     expected = {k: v for k, v in parameters.items() if k != "more"} | ({"alpha": 0.8} if "more" in parameters else {})
     assert expected.items() <= config.items() and config["preset"] == "smoke"
     pictures = [o.data["image/png"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) == 1 and base64.b64decode(pictures[0])[:4] == b"\x89PNG"
-    assert sorted(p.suffix for p in (tmp_path / "figures").iterdir()) == [".json", ".png", ".svg"]
+    assert len(pictures) == 2 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
+    drawn = {f"loop-run{kind}.{end}" for kind in ("", "-provenance") for end in ("json", "png", "svg")}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == drawn
     assert f"{parameters['strategy']}: from iteration 1 to {config['iterations']} the generalization score went from" in text_of(nb)
     assert "accuracy 0.9" in text_of(nb)
 
@@ -111,3 +115,40 @@ def test_solvers_compared_and_resumed(execute, tmp_path):
     both = pd.read_csv(tmp_path / "samplers.csv")
     assert both.frechet.tolist() == pytest.approx(table.frechet.tolist(), rel=1e-3) and both.seconds[:5].tolist() == table.seconds[:5].tolist()
     assert [line for line in said.splitlines() if "ratio" in line] == [line for line in again.splitlines() if "ratio" in line]
+
+
+def shown(nb):
+    "The report that the notebook shows: its text, its HTML, and how many pictures are in it."
+    (data,) = [o.data for c in nb.cells if c.cell_type == "code" for o in c.outputs if "text/html" in o.get("data", {})]
+    return data["text/plain"], data["text/html"], data["text/html"].count("data:image/png;base64,")
+
+
+@pytest.mark.slow
+def test_check_my_images_without_any_images(execute, tmp_path):
+    nb = execute("demo_check_my_images", preset="smoke", out_dir=str(tmp_path / "run"), save_to=str(tmp_path / "numbers.json"))
+    text, html, pictures = shown(nb)
+    assert "a model of the preset smoke, trained on 32 real images" in text_of(nb) and pictures == 2
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert (tmp_path / "run" / "iteration-001").is_dir()
+    assert numbers["sizes"] == dict(generated=32, train=32, reference=797, draw=32) and numbers["space"] == "pixel"
+    assert all(f"{v['name']}? " in text and v["name"] in html for v in numbers["verdicts"]) and len(numbers["verdicts"]) == 4
+
+
+@pytest.mark.slow
+def test_check_my_images_on_folders(execute, tmp_path):
+    train, heldout = load_images("digits"), load_images("digits", split="heldout")
+    for name, x in dict(made=train[:40], train=train[:60], new=heldout[:80]).items(): export_images(x, tmp_path / name)
+    named = dict(generated=str(tmp_path / "made"), train=f"folder:{tmp_path / 'train'}", n=30, side=6)
+    text, _, pictures = shown(execute("demo_check_my_images", **named, reference=str(tmp_path / "new")))
+    assert "generated 30, train 60, reference 60, draw 30" in text and "memorizing? yes" in text and pictures == 2
+    assert "not measured without a reference" in shown(execute("demo_check_my_images", **named))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameters, words", [
+    (dict(generated="digits"), "generated = 'digits', train = None.*both or neither"), (dict(reference="digits"), "both or neither"),
+    (dict(generated="nowhere/at/all", train="digits"), "nowhere/at/all"), (dict(generated="digits", train="digits", space="dino"), "dino.*dinov2"),
+    (dict(genrated="digits"), "genrated = 'digits': no such parameter")])
+@pytest.mark.filterwarnings("ignore::papermill.exceptions.PapermillWarning", "ignore:Passed unknown parameter")
+def test_check_my_images_refuses_a_mistake(execute, parameters, words):
+    with pytest.raises(papermill.PapermillExecutionError, match=words): execute("demo_check_my_images", **parameters)
