@@ -73,14 +73,14 @@ def bootstrap(
     level: float = 0.95,
     repeats: int = 1000,
     seed: int = 0,  # everything random is derived from it
-) -> tuple[float, float]:  # low, high; both NaN where `over` is all zero
+) -> tuple[float, float]:  # low, high; both NaN where `over` is zero, all of it or all that was drawn once
     "Percentile interval of the mean, over images (Efron 1979). Raises ValueError as `resampled_means`, or for a level outside 0..1."
     if not 0 < level < 1: raise ValueError(f"level = {level!r} (allowed: between 0 and 1, both excluded)")
     means = resampled_means(values, repeats=repeats, seed=seed)
     if over is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
             means = means / resampled_means(over, repeats=repeats, seed=seed, stage="bootstrap over")
-    if np.isnan(means).any(): return math.nan, math.nan
+    if not np.isfinite(means).all(): return math.nan, math.nan
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -91,8 +91,9 @@ def generalization_index(
     unseen,  # samples of D_n's own sources, in its shares, that no training saw; in the same space
 ) -> float:  # 0: copies, 1: as novel as a fresh sample; NaN where every unseen point is a copy
     "GS(generated, train) / GS(unseen, train), comparable between sizes N and spaces. Raises ValueError as `novelty`."
-    fresh = generalization_score(unseen, train)
-    return generalization_score(generated, train) / fresh if fresh else math.nan
+    same_kind(generated=generated, train=train, unseen=unseen)
+    made, fresh = generalization_score(generated, train), generalization_score(unseen, train)
+    return made / fresh if fresh else math.nan
 
 # %% ../nbs/09_metrics.ipynb #0b35b477
 def mnnd(points) -> float:
@@ -205,7 +206,7 @@ def prdc(
         for i in (slice(n, n + side) for n in range(0, len(a), side)):
             for j in (slice(n, n + side) for n in range(0, len(b), side)):
                 in_real, in_generated = inside_balls(a, b, i, j, r, g)
-                held[j] += in_real.sum(0).cpu().numpy()
+                held[j] += in_real.sum(0, dtype=torch.int32).cpu().numpy()
                 covered[i] |= in_real.any(1).cpu().numpy()
                 recalled[i] |= in_generated.any(1).cpu().numpy()
     return {name: float(v) for name, v in dict(

@@ -223,6 +223,9 @@ class Closest:
         "Pairs that may be among the k nearest: no farther than the k-th smallest upper bound of their row, nor than what is known."
         if self.k <= low.shape[1]:
             high = low + (2.02 * slack * b.norms + 2 * PointSet.tiny)
+            if (g := low.shape[1] // 32) >= 4 * self.k > 4:  # the k-th smallest of 32-column minima is an upper bound too, and faster found
+                high = (high[:, :32 * g].unflatten(1, (32, g)).amin(1) if low.is_contiguous() else
+                        high.T[:32 * g].unflatten(0, (32, g)).amin(0).T.contiguous())
             kth = high.amin(1) if self.k == 1 else high.topk(self.k, largest=False).values[:, -1]
             bound = torch.minimum(bound, kth + 2.02 * slack * a.norms)
         if low.is_contiguous():
