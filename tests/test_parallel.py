@@ -184,6 +184,7 @@ def test_the_loop_in_two_processes(tmp_path):
     assert len(one) == len(two) == 2 and not list((tmp_path / "two").glob("*.partial"))
     for column in ("loss", "gs[pixel]", "entropy[pixel]"):
         np.testing.assert_allclose(two[column][:1], one[column][:1], rtol=1e-3)
-    pixels = [np.load(tmp_path / n / "iteration-001/generated.npz")["pixels"].astype(int) for n in ("one", "two")]
-    assert np.abs(pixels[0] - pixels[1]).max() <= 1 and len(pixels[1]) == 64
+    for file, count in (("generated", 64), ("surplus", 32)):
+        pixels = [np.load(tmp_path / n / f"iteration-001/{file}.npz")["pixels"].astype(int) for n in ("one", "two")]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1 and len(pixels[1]) == count
     assert json.loads((tmp_path / "two/environment.json").read_text())[0]["processes"] == 2

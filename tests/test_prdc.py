@@ -42,7 +42,8 @@ REAL = dict(
     clustered=(clusters(400, 8), clusters(300, 8)),
     collapsed=(RNG.normal(size=(400, 32)), RNG.normal(size=(300, 32)) * .05),
     grid=(RNG.integers(-3, 4, (400, 3)).astype(float), RNG.integers(-3, 4, (300, 3)).astype(float)),  # ties of all kinds, exact in the package too
-    duplicated=(RNG.integers(0, 256, (50, 64))[RNG.integers(50, size=400)].astype(float), RNG.integers(0, 256, (80, 64))[RNG.integers(80, size=300)] * 1.),
+    duplicated=(RNG.integers(0, 256, (50, 64))[RNG.integers(50, size=400)].astype(float),
+                RNG.integers(0, 256, (80, 64))[RNG.integers(80, size=300)] * 1.),
     copies=((x := RNG.integers(0, 256, (200, 64)).astype(float)), np.concatenate([x[:100], RNG.integers(0, 256, (150, 64))])),
 )
 
