@@ -239,6 +239,7 @@ def read_part(
         if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != len(keys): raise ValueError(f"features {rows.dtype} {list(rows.shape)}")
         return {k: row for k, row in zip(keys, rows) if k in wanted}
     except FileNotFoundError: return {}  # another process found it damaged
+    except PermissionError: raise  # not damaged
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
         warnings.warn(f"{path} is damaged ({e}): deleted, its images are embedded again", stacklevel=2)
         path.unlink(missing_ok=True)
@@ -262,9 +263,9 @@ def kept(
         rows = compute(images[list(new.values())])
         known |= zip(new, rows)
         name = hashlib.blake2b(b"".join(new), digest_size=12).hexdigest()
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=name, suffix=".part", delete=False) as f:
-            np.savez(f, keys=np.frombuffer(b"".join(new), np.uint8).reshape(-1, 16), features=rows)
-        os.replace(f.name, folder / f"{name}.npz")
+        part = folder / f"{name}.{os.getpid()}.part"
+        with open(part, "wb") as f: np.savez(f, keys=np.frombuffer(b"".join(new), np.uint8).reshape(-1, 16), features=rows)
+        os.replace(part, folder / f"{name}.npz")
     return np.stack([known[k] for k in keys])
 
 # %% ../nbs/02a_networks.ipynb #f155beb9

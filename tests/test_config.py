@@ -156,10 +156,17 @@ def test_config_needs_no_torch_and_imports_quickly():
 
 
 def test_every_name_has_a_function():
-    from collapse_nb import data, denoiser, diffusion, features, loop, sampling, selection
+    from collapse_nb import data, denoiser, diffusion, features, loop, networks, sampling, selection
     tables = [selection.STRATEGIES, loop.PARADIGMS, data.DATASETS, features.SPACES, denoiser.NETWORKS, diffusion.OBJECTIVES,
               diffusion.PRECISIONS, sampling.SAMPLERS]
+    assert networks.SPACES is features.SPACES
     assert {t.kind: sorted(t) for t in tables} == {k: sorted(v) for k, v in C.NAMES.items()}
+
+
+def test_a_large_network_is_imported_when_its_space_is_asked_for():
+    code = ("import sys; from collapse_nb.features import SPACES as s; "
+            "print('collapse_nb.networks' in sys.modules, s['dinov2'].__name__, len(s))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "embed_dinov2", "4"]
 
 
 def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):
