@@ -40,6 +40,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'collapse_nb.config.LoopConfig.n_fresh': ('config.html#loopconfig.n_fresh', 'collapse_nb/config.py'),
                                     'collapse_nb.config.LoopConfig.n_generate': ( 'config.html#loopconfig.n_generate',
                                                                                   'collapse_nb/config.py'),
+                                    'collapse_nb.config.LoopConfig.n_next': ('config.html#loopconfig.n_next', 'collapse_nb/config.py'),
                                     'collapse_nb.config.LoopConfig.n_surplus': ( 'config.html#loopconfig.n_surplus',
                                                                                  'collapse_nb/config.py'),
                                     'collapse_nb.config.LoopConfig.name': ('config.html#loopconfig.name', 'collapse_nb/config.py'),

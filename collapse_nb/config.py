@@ -113,6 +113,7 @@ class LoopConfig:
     spaces: tuple[str, ...] = _value("the spaces in which metrics are reported", names="space")
     seed: int = _value("everything random is derived from it", low=0, high=2**63 - 1)
     pool_factor: int = _value("a selector chooses N out of pool_factor * N generated images an iteration", low=1)
+    train_factor: int = _value("every training set but the first has train_factor * N images", low=1, neutral=1)
     alpha: float = _value("threshold decay: tau <- alpha * tau", above=0, below=1)
     tau: float | None = _value("threshold decay: first tau, in units of space; none: the largest distance from the start",
                                above=0)
@@ -168,14 +169,19 @@ class LoopConfig:
         return self.guidance is not None
 
     @property
+    def n_next(self) -> int:
+        "Images in every training set but the first."
+        return self.n_train * self.train_factor
+
+    @property
     def n_fresh(self) -> int:
         "New real images in every next training set."
-        return round(self.fresh * self.n_train)
+        return round(self.fresh * self.n_next)
 
     @property
     def n_generate(self) -> int:
-        "Images generated in an iteration: N for vanilla, pool_factor * N for a selector."
-        return self.n_train * (1 if self.strategy == "vanilla" else self.pool_factor)
+        "Images generated in an iteration: as many as the next training set has for vanilla, and at least pool_factor * N for a selector."
+        return max(self.n_next, 0 if self.strategy == "vanilla" else self.n_train * self.pool_factor)
 
     @property
     def n_surplus(self) -> int:

@@ -29,7 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .config import FREE, LoopConfig, Registry, derive_seed, neutral_values, project_root, run_dir
+from .config import FREE, LoopConfig, Registry, derive_seed, load_preset, neutral_values, project_root, run_dir
 from .data import Images, check_varied, load_images
 from .denoiser import Denoiser, check_fits
 from .diffusion import train
@@ -133,12 +133,12 @@ def choose(
     config: LoopConfig,  # strategy, space, seed
     pool: Images,  # what there is to choose from
     iteration: int,  # n: it chooses D_{n+1}
-) -> tuple[np.ndarray, SelectionInfo]:  # int64 indices [N] into the pool, and how each was chosen
-    "Choose N training images out of the pool, new real ones included."
+) -> tuple[np.ndarray, SelectionInfo]:  # int64 indices [n_next] into the pool, and how each was chosen
+    "Choose the next training set out of the pool, new real ones included."
     old, m = len(pool) - config.n_fresh, config.n_fresh
     offered = pool[:old] if m else pool
-    points = offered if config.space == "pixel" else embed(offered, config.space)
-    index, info = select(config.strategy, points, config.n_train - m, source=offered.source, alpha=config.alpha, tau=config.tau,
+    points = offered if config.space == "pixel" else embed(offered, config.space, device=config.device)
+    index, info = select(config.strategy, points, config.n_next - m, source=offered.source, alpha=config.alpha, tau=config.tau,
                          seed=derive_seed(config.seed, iteration, "select"))
     index = np.concatenate([index, np.arange(old, old + m)])
     return index, dataclasses.replace(info, distance=np.concatenate([info.distance, np.full(m, np.nan)]))
@@ -327,7 +327,7 @@ def run_iteration(
     save_choice(path / "selected.npz", config, pool, chosen, info)
     with _timed(seconds, "measure"):
         row = dict(iteration=iteration, n_train=len(d), n_generated=len(g), loss=float(np.mean(losses[-max(1, len(losses) // 10):])))
-        row |= measure(d, g, heldout, config.spaces, unseen_images(config, d, heldout, before), real)
+        row |= measure(d, g[:config.n_train], heldout, config.spaces, unseen_images(config, d, heldout, before), real, config.device)
         row |= {f"share[{s}]": float((d.source == s).mean()) for s in range(iteration)}
         label, known = classes_of(config, real, before)
         if label is not None:
@@ -440,6 +440,7 @@ def run_loop(
         raise ValueError(f"space = {config.space!r}, spaces = {', '.join(config.spaces)!r}: {config.dataset} has no labels, which the classifier "
                          "space needs (allowed: space = 'pixel' and spaces = 'pixel', or labelled images)")
     real = first_set(config)
+    for space in {config.space, *config.spaces} - {"pixel", "classifier"}: embed(real[:2], space, device=config.device)  # are the weights there?
     check_varied(real, f"{config.dataset}, n_train = {config.n_train}")
     check_fits(config.network, real.shape)
     class_count(config, real)
@@ -494,18 +495,20 @@ OF_CLASSES = dict(class_share="D_n", believed="D_n")  # metric -> the set it mea
 def records(
     path: str | Path,  # a run's directory
     study: str = "",  # what to call it
-) -> pd.DataFrame:  # columns: study dataset paradigm strategy n_train seed iteration set metric space value config commit
-    "The metrics of a run, one number a row."
+) -> pd.DataFrame:  # columns: study dataset paradigm strategy n_train seed iteration set metric space value config commit variant
+    "The metrics of a run, one number a row; `variant` says what else differs from the preset."
     path = project_root() / path
     config = LoopConfig(**json.loads((path / "config.json").read_text()))
     table = pd.read_csv(path / "metrics.csv").melt("iteration", var_name="metric", value_name="value")
     split = table.metric.str.extract(r"^(?P<metric>\w+)(?:\[(?P<space>.+)\])?$")
     about = {k: getattr(config, k) for k in ("dataset", "paradigm", "strategy", "n_train", "seed")}
+    preset = load_preset(config.preset).identity
+    variant = ", ".join(f"{k}={v}" for k, v in config.identity.items() if k not in about and preset.get(k) != v)
     environments = json.loads((path / "environment.json").read_text())
     commits = [next(e["commit"] for e in reversed(environments) if e["from_iteration"] <= n) for n in table.iteration]
     return pd.DataFrame(dict(
         study=study, **about, iteration=table.iteration, set=split.metric.map(SETS | OF_CLASSES).fillna("none"), metric=split.metric,
-        space=split.space.fillna("none"), value=table.value, config=config.digest, commit=commits))
+        space=split.space.fillna("none"), value=table.value, config=config.digest, commit=commits, variant=variant or "none"))
 
 # %% ../nbs/10_loop.ipynb #f2856a0d
 def provenance(

@@ -267,6 +267,7 @@ def measure(
     spaces: tuple[str, ...],  # in which to measure
     unseen: Images | None = None,  # samples of D_n's own sources, in its shares, that no training saw; None: heldout where D_n is all real
     real: Images | None = None,  # real images for frechet_floor, as many as in D_n and none of heldout (D_1); None: D_n where it is all real
+    device: str = "cpu",  # where the spaces' networks run
 ) -> dict[str, float]:  # "metric[space]" -> value
     """Every metric of one iteration in every space (`measure_space`). Values of the set D_n and of the set G_n are named by what they measure.
     Raises ValueError for images of different shapes or fewer than two, before anything is computed."""
@@ -278,7 +279,7 @@ def measure(
         raise ValueError(f"{', '.join(few)} image (allowed: at least 2)")
     rows = {}
     for space in spaces:
-        made = {id(x): x if space == "pixel" else embed(x, space) for x in sets.values()}  # a set that plays two parts once
+        made = {id(x): x if space == "pixel" else embed(x, space, device=device) for x in sets.values()}  # a set that plays two parts once
         d, g, h, u, r = (made[id(sets[name])] if name in sets else None for name in ("train", "generated", "heldout", "unseen", "real"))
         rows |= {f"{name}[{space}]": value for name, value in measure_space(d, g, h, u, r).items()}
     if heldout.labels is not None:
