@@ -116,6 +116,17 @@ def test_killed_in_mid_training_and_continued_from_the_checkpoint(tmp_path):
     assert numbers(killed) == numbers(tmp_path / "whole") and not list(killed.rglob("training.safetensors"))
 
 
+@pytest.mark.parametrize("strategy, paradigm, generated", [("vanilla", "replace", 48), ("entropy", "accumulate", 48)])
+def test_larger_training_sets_for_the_same_steps(tmp_path, strategy, paradigm, generated):
+    "train_factor: all sets but the first; metrics of G_n still use its first N images."
+    generations = run(tmp_path / "r", strategy=strategy, paradigm=paradigm, train_factor=3, n_train=16, iterations=2)
+    assert [len(g.train) for g in generations] == [16, 48] and [len(g.generated) for g in generations] == [generated] * 2
+    again = run(tmp_path / "s", strategy=strategy, paradigm=paradigm, n_train=16, iterations=1)
+    shared = {k for k in again[0].metrics if not k.startswith("seconds") and k != "n_generated"}
+    assert {k: generations[0].metrics[k] for k in shared} == {k: again[0].metrics[k] for k in shared}
+    assert records(tmp_path / "r").variant.str.contains("train_factor=3").all()
+
+
 @pytest.mark.parametrize("paradigm", ["replace", "accumulate"])
 def test_fresh_images_are_new_and_always_taken(tmp_path, paradigm):
     generations = run(tmp_path / "r", strategy="entropy", paradigm=paradigm, fresh=0.25, iterations=3)

@@ -117,6 +117,16 @@ def test_solvers_compared_and_resumed(execute, tmp_path):
     assert [line for line in said.splitlines() if "ratio" in line] == [line for line in again.splitlines() if "ratio" in line]
 
 
+@pytest.mark.slow
+def test_real_sets_over_n(execute, tmp_path):
+    nb = execute("run_real_sizes", sizes="64, 256", seeds="0, 1", records=str(tmp_path / "sizes.csv"))
+    execute("run_real_sizes", sizes="64", seeds="0", side=4, records=str(tmp_path / "sizes.csv"))
+    table = pd.read_csv(tmp_path / "sizes.csv")
+    assert table.groupby("dataset").size().to_dict() == {"digits": 20, "digits-4px": 5} and "gs_unseen" in str(nb.cells[-1].outputs)
+    mean = table[table.dataset == "digits"].pivot_table("value", "metric", "n_train")
+    assert mean.loc["mnnd", 64] > mean.loc["mnnd", 256] and mean.loc["gs_unseen", 64] > mean.loc["gs_unseen", 256] > 0
+
+
 def shown(nb):
     "The report that the notebook shows: its text, its HTML, and how many pictures are in it."
     (data,) = [o.data for c in nb.cells if c.cell_type == "code" for o in c.outputs if "text/html" in o.get("data", {})]
