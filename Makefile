@@ -34,7 +34,7 @@ demo: $(READY)
 
 test: $(READY) unchanged
 	$(BIN)/ruff check .
-	$(BIN)/nbdev-test --n-workers 2 --timing
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing  # two workers of one thread: with two threads each they wait for one another
 	$(BIN)/python -m pytest
 
 # The notebooks are clean and the modules are what they export.
