@@ -149,15 +149,15 @@ def test_a_kill_in_mid_training_changes_no_bit(tmp_path):
     def start(name): return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / f"{name}.safetensors"), str(tmp_path / f"{name}.pt")],
                                              stdout=subprocess.PIPE, text=True)
     whole = start("whole")
-    assert len(whole.communicate(timeout=120)[0].split()) == 60 and whole.returncode == 0
+    assert len(whole.communicate(timeout=900)[0].split()) == 60 and whole.returncode == 0
     killed = start("killed")
     for line in killed.stdout:
         if int(line) >= 25: break
     killed.send_signal(signal.SIGKILL)
-    assert killed.wait(timeout=30) == -signal.SIGKILL and not (tmp_path / "killed.pt").exists() and (tmp_path / "killed.safetensors").exists()
+    assert killed.wait(timeout=300) == -signal.SIGKILL and not (tmp_path / "killed.pt").exists() and (tmp_path / "killed.safetensors").exists()
     before = os.stat(tmp_path / "killed.safetensors").st_mtime_ns
     again = start("killed")
-    assert len(again.communicate(timeout=120)[0].split()) == 60 and os.stat(tmp_path / "killed.safetensors").st_mtime_ns > before
+    assert len(again.communicate(timeout=900)[0].split()) == 60 and os.stat(tmp_path / "killed.safetensors").st_mtime_ns > before
     a, b = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "killed"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
