@@ -20,7 +20,7 @@ from collapse_nb.sampling import sample
 
 # What each process does: train (an odd batch, in parts; from a checkpoint where there is one), sample, write what it has.
 WORK = """
-import sys, numpy as np, torch
+import os, sys, numpy as np, torch
 from pathlib import Path
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
@@ -51,7 +51,7 @@ def work(folder, steps, stop=None):
 def differ():
     c, digits = load_preset("smoke"), load_images("digits", n=32, seed=processes()[0])
     try: next(train(Denoiser.fresh(c.network, c.objective, digits, seed=1), digits, c, 1))
-    except ValueError as e: print(f"[{e}]", flush=True)
+    except ValueError as e: os.write(1, f"[{e}]\\n".encode())
 """
 EARLY = """
 import atexit, os
@@ -59,7 +59,8 @@ from pathlib import Path
 
 def left():
     names = [(t / "comm").read_text() for t in Path("/proc/self/task").iterdir()] if Path("/proc/self/task").exists() else []
-    print("communication threads at the end:", sum("gloo" in n for n in names), flush=True)
+    said = f"communication threads at the end: {sum('gloo' in n for n in names)}\\n"
+    os.write(1, said.encode())  # at once: both processes write to one pipe
 
 atexit.register(left)  # the first registered runs last
 from collapse_nb.parallel import join
