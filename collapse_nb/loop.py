@@ -29,7 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .config import FREE, LoopConfig, Registry, derive_seed, load_preset, neutral_values, project_root, run_dir
+from .config import FREE, LoopConfig, Registry, derive_seed, differences, neutral_values, project_root, run_dir
 from .data import Images, check_varied, load_images
 from .denoiser import Denoiser, check_fits
 from .diffusion import train
@@ -502,8 +502,7 @@ def records(
     table = pd.read_csv(path / "metrics.csv").melt("iteration", var_name="metric", value_name="value")
     split = table.metric.str.extract(r"^(?P<metric>\w+)(?:\[(?P<space>.+)\])?$")
     about = {k: getattr(config, k) for k in ("dataset", "paradigm", "strategy", "n_train", "seed")}
-    preset = load_preset(config.preset).identity
-    variant = ", ".join(f"{k}={v}" for k, v in config.identity.items() if k not in about and preset.get(k) != v)
+    variant = ", ".join(f"{k}={v}" for k, v in differences(config).items() if k not in (*about, *FREE))
     environments = json.loads((path / "environment.json").read_text())
     commits = [next(e["commit"] for e in reversed(environments) if e["from_iteration"] <= n) for n in table.iteration]
     return pd.DataFrame(dict(

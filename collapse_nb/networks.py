@@ -297,12 +297,13 @@ def embed_dinov2(
     cache: bool = True,  # keep the features
 ) -> np.ndarray:  # float32 [N, 384]
     "DINOv2-small's class token (arXiv 2304.07193), unnormalised. Raises as `load_dinov2`."
-    model, step = load_dinov2(weights, device), batch_size or 32
+    path, step = find_weights("dinov2", weights), batch_size or 32
+    model = load_dinov2(path, device)
     @torch.inference_mode()
     def compute(images):
         batches = (torch.from_numpy(images.pixels[i:i + step]).to(device) for i in range(0, len(images), step))
         return torch.cat([model(dinov2_input(b)).cpu() for b in batches]).numpy()
-    recipe = f"{sha256(find_weights('dinov2', weights))}, 224 bicubic, timm {version('timm')}, {torch.device(device).type}"
+    recipe = f"{sha256(path)}, 224 bicubic, timm {version('timm')}, {torch.device(device).type}"
     return embedded(images, compute, recipe, "dinov2", cache)
 
 # %% ../nbs/02a_networks.ipynb #0f361035

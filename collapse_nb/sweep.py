@@ -13,14 +13,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .config import LoopConfig, load_preset, load_study, project_root, run_dir
+from .config import LoopConfig, differences, load_study, project_root, run_dir
 from .loop import load_run, pictures, records
 
 # %% ../nbs/10a_sweep.ipynb #bbc9414b
@@ -28,9 +27,8 @@ DIRECT = ("strategy", "paradigm", "dataset", "n_train", "iterations", "seed", "s
 
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
     "The papermill parameters that make run_loop run `config`."
-    preset = asdict(load_preset(config.preset))
     text = lambda v: ", ".join(v) if isinstance(v, tuple) else str(v)
-    changed = {k: text(v) for k, v in asdict(config).items() if v != preset[k]}
+    changed = {k: text(v) for k, v in differences(config).items()}
     more = "; ".join(f"{k}={v}" for k, v in changed.items() if k not in DIRECT)
     return {"preset": config.preset, **{k: v for k, v in changed.items() if k in DIRECT}, **({"more": more} if more else {})}
 

@@ -149,6 +149,11 @@ def test_seeds_differ_by_every_argument():
     assert len(seeds) == 128 and all(0 <= s < 2**63 for s in seeds)
 
 
+def test_differences_from_the_preset_count_a_neutral_value_too():
+    assert C.differences(C.load_preset("demo")) == {}
+    assert C.differences(C.load_preset("cpu-digits-cfg", guidance="none", seed=3)) == {"guidance": None, "seed": 3}
+
+
 def test_config_needs_no_torch_and_imports_quickly():
     code = "import sys, collapse_nb.config as c; c.load_preset('demo'); print('torch' in sys.modules, 'numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
