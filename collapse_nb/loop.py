@@ -7,7 +7,7 @@ __all__ = ['PARADIGMS', 'OF_CLASSES', 'replace', 'accumulate', 'Generation', 're
            'classifier_of', 'asked', 'name_classes', 'pool_of', 'choose', 'save_choice', 'training_set', 'classes_of',
            'in_shares', 'unseen_images', 'check_run', 'open_run', 'commit', 'environment', 'record_environment',
            'class_count', 'generate', 'run_iteration', 'load_generation', 'write_metrics', 'fork_source',
-           'copy_iterations', 'run_loop', 'load_run', 'records', 'provenance', 'pictures', 'most_copied']
+           'copy_iterations', 'run_loop', 'load_run', 'records', 'provenance', 'clouds', 'pictures', 'most_copied']
 
 # %% ../nbs/10_loop.ipynb #f0a1d098
 import dataclasses
@@ -29,7 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .config import FREE, LoopConfig, Registry, derive_seed, differences, neutral_values, project_root, run_dir
+from .config import FREE, LoopConfig, Registry, derive_seed, differences, images_label, neutral_values, project_root, run_dir
 from .data import Images, check_varied, load_images
 from .denoiser import Denoiser, check_fits
 from .diffusion import train
@@ -496,13 +496,14 @@ def records(
     path: str | Path,  # a run's directory
     study: str = "",  # what to call it
 ) -> pd.DataFrame:  # columns: study dataset paradigm strategy n_train seed iteration set metric space value config commit variant
-    "The metrics of a run, one number a row; `variant` says what else differs from the preset."
+    "The metrics of a run, one number a row; `variant` says what else differs from the preset. The dataset is an `images_label`."
     path = project_root() / path
     config = LoopConfig(**json.loads((path / "config.json").read_text()))
     table = pd.read_csv(path / "metrics.csv").melt("iteration", var_name="metric", value_name="value")
     split = table.metric.str.extract(r"^(?P<metric>\w+)(?:\[(?P<space>.+)\])?$")
     about = {k: getattr(config, k) for k in ("dataset", "paradigm", "strategy", "n_train", "seed")}
-    variant = ", ".join(f"{k}={v}" for k, v in differences(config).items() if k not in (*about, *FREE))
+    variant = ", ".join(f"{k}={v}" for k, v in differences(config).items() if k not in (*about, "side", *FREE))
+    about["dataset"] = images_label(config.dataset, config.side)
     environments = json.loads((path / "environment.json").read_text())
     commits = [next(e["commit"] for e in reversed(environments) if e["from_iteration"] <= n) for n in table.iteration]
     return pd.DataFrame(dict(
@@ -522,14 +523,32 @@ def provenance(
                                         label=-1 if label is None else label, known="unknown" if known is None else known)))
     return pd.concat(tables, ignore_index=True)
 
+# %% ../nbs/10_loop.ipynb #08922e89
+def clouds(
+    generations: list[Generation],  # a run's
+) -> dict[str, np.ndarray]:  # "cloud-real", "cloud-n" for the first and the last n: float32 [N, 2]; "cloud-share": float64 [2]
+    "D_1 and the first N of G_n on the two principal directions of D_1, in pixels; the share of D_1's variance that lies in each."
+    first, last = generations[0], generations[-1]
+    real = first.train.flat().astype(np.float64)
+    center = real.mean(0)
+    _, scale, directions = np.linalg.svd(real - center, full_matrices=False)
+    directions = directions[:2] * np.sign(directions[:2].sum(1, keepdims=True))  # a direction has no sign of its own
+    sets = {"real": real, **{str(g.iteration): g.generated[:len(first.train)].flat() for g in (first, last)}}
+    return {f"cloud-{k}": ((x - center) @ directions.T).astype(np.float32) for k, x in sets.items()} | {
+        "cloud-share": (scale**2 / (scale**2).sum())[:2]}
+
 # %% ../nbs/10_loop.ipynb #afdd7a82
 def pictures(
     generations: list[Generation],  # a run's
     count: int = 20,  # images an iteration
-) -> dict[str, np.ndarray]:  # "generated-n", "nearest-n": uint8 [count, C, H, W]; "distance-n": float64 [count]
-    "The first images of the first and the last iteration, with their nearest training images (pixels 0..255)."
-    kept = {}
-    for g in (generations[0], generations[-1]):
+    samples: int = 10,  # images of every iteration
+) -> dict[str, np.ndarray]:  # "generated-n", "nearest-n": uint8 [count, C, H, W]; "distance-n": float64 [count]; "samples-n", "cloud-n", "cloud-real"
+    """The first images of the first, the third and the last iteration, with their nearest training images (pixels 0..255).
+
+    Of every iteration a few samples, uint8 [samples, C, H, W]. Of the real D_1 and of the first and last G_n the coordinates of its first N images
+    on the two principal directions of D_1, float32 [N, 2], in pixels."""
+    kept = {f"samples-{g.iteration}": g.generated[:samples].pixels for g in generations} | clouds(generations)
+    for g in {id(g): g for g in (generations[0], generations[min(2, len(generations) - 1)], generations[-1])}.values():
         few = g.generated[:count]
         distance, index = nearest(few, g.train)
         kept |= {f"generated-{g.iteration}": few.pixels, f"nearest-{g.iteration}": g.train.pixels[index[:, 0]],

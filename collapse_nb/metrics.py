@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['NEAR_DUPLICATE', 'PRDC_K', 'SETS', 'same_kind', 'novelty', 'generalization_score', 'resampled_means', 'bootstrap',
-           'generalization_index', 'mnnd', 'variance', 'near_duplicate_distance', 'memorized', 'memorized_fraction',
-           'authentic', 'frechet_distance', 'inside_balls', 'prdc', 'vendi_score', 'measure_space', 'measure']
+           't_interval', 'generalization_index', 'mnnd', 'variance', 'near_duplicate_distance', 'memorized',
+           'memorized_fraction', 'authentic', 'frechet_distance', 'inside_balls', 'prdc', 'vendi_score',
+           'measure_space', 'measure']
 
 # %% ../nbs/09_metrics.ipynb #54edd644
 import math
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from .config import derive_seed
 from .data import Images
@@ -83,6 +85,19 @@ def bootstrap(
     if not np.isfinite(means).all(): return math.nan, math.nan
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+# %% ../nbs/09_metrics.ipynb #271ef348
+def t_interval(
+    values,  # [K], one a seed; for two strategies the differences of runs with the same seed
+    level: float = 0.95,
+) -> tuple[float, float, float]:  # mean, low, high; no interval (NaN) for one value
+    "Student's t interval of a mean. Raises ValueError for no value, for one that is not finite, or a level outside 0..1."
+    x = np.asarray(values, np.float64)
+    if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
+        raise ValueError(f"values = {x.tolist()} (allowed: at least one finite number, [K])")
+    if not 0 < level < 1: raise ValueError(f"level = {level!r} (allowed: between 0 and 1, both excluded)")
+    half = student.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x)**.5 if len(x) > 1 else math.nan
+    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 # %% ../nbs/09_metrics.ipynb #00412800
 def generalization_index(

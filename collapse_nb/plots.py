@@ -222,13 +222,18 @@ def frechet_space(table: pd.DataFrame) -> str:
     return "classifier" if (table.space == "classifier").any() else "pixel"
 
 # %% ../nbs/11_plots.ipynb #1585b947
+def _first_and_last(kept: Mapping[str, np.ndarray]) -> list[int]:
+    "The first and the last iteration of which there are pairs."
+    found = sorted(int(k[10:]) for k in kept if k.startswith("generated-"))
+    return sorted({found[0], found[-1]})
+
 def loop_figure(
     table: pd.DataFrame,  # records of one or more strategies
     kept: Mapping[str, Mapping[str, np.ndarray]],  # strategy -> pictures
 ) -> Figure:
     "The central picture: how far samples are from their training set, and what becomes of that set."
     title, space, strategies = setting(table), frechet_space(table), list(table.strategy.unique())
-    bars, pairs = strategies[:2], [(s, n) for s in strategies for n in sorted(int(k[10:]) for k in kept[s] if k.startswith("generated-"))]
+    bars, pairs = strategies[:2], [(s, n) for s in strategies for n in _first_and_last(kept[s])]
     lines = (len(pairs) + 1) // 2
     fig = plt.figure(figsize=(11, 3.1 + .85 * lines), layout="constrained")
     top, below = fig.subfigures(2, 1, height_ratios=[3.1, .85 * lines])
