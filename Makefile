@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := $(BIN)/papermill --no-progress-bar --stdout-file - -k python3
 READY := .venv/.installed
+# A thread a process: where other processes work, two threads spend most of their time waiting for one another.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .PHONY: help install demo test unchanged figures export bench clean
@@ -32,8 +34,6 @@ demo: $(READY)
 	@echo "Each run's figure:   figures/local/loop-demo-*.png"
 	@echo "Each run's notebook: runs/demo-*/run_loop.ipynb, its numbers: runs/demo-*/metrics.csv"
 
-# A thread a process: where other processes work, two threads spend most of their time waiting for one another.
-ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 test: $(READY) unchanged
 	$(BIN)/ruff check .
 	$(ONE_THREAD) $(BIN)/nbdev-test --n-workers 2 --timing
@@ -48,7 +48,8 @@ unchanged: $(READY)
 
 figures: $(READY)
 	@mkdir -p runs
-	@for nb in nbs/fig_*.ipynb; do $(RUN) $$nb runs/$$(basename $$nb) || exit 1; done
+	@ls nbs/fig_*.ipynb nbs/ledger.ipynb | $(ONE_THREAD) xargs -P 2 -I NB sh -c '$(BIN)/papermill --no-progress-bar -k python3 NB runs/$$(basename NB) 2>runs/$$(basename NB .ipynb).log \
+	  && echo "NB" || { cat runs/$$(basename NB .ipynb).log; exit 255; }'
 
 export: $(READY)
 	$(BIN)/nbdev-clean && $(BIN)/nbdev-export

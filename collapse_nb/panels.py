@@ -25,7 +25,8 @@ from .plots import line_style, pick, save_figure
 SETTINGS = {"digits": "digits", "cifar10-jpeg-16px": "CIFAR-10 (JPEG copies, 16x16)", "fashion_mnist-16px": "Fashion-MNIST, 16x16",
             "mnist-16px": "MNIST, 16x16"}
 AXES = dict(gs="GS of $G_n$", entropy="entropy of $D_n$ (nats)", entropy_generated="entropy of $G_n$ (nats)", frechet="Frechet distance of $G_n$",
-            mnnd="MNND of $D_n$", variance="variance of $D_n$", index="index of $G_n$", memorized="memorized share of $G_n$", frechet_train="Frechet distance of $D_n$")
+            mnnd="MNND of $D_n$", variance="variance of $D_n$", index="index of $G_n$", memorized="memorized share of $G_n$",
+            frechet_train="Frechet distance of $D_n$")
 
 def dataset_title(dataset: str) -> str:
     "A dataset's name for people."
@@ -63,7 +64,8 @@ def lines(
     rows = pick(table, metric, space)
     for value in rows[by].unique():
         some, look = rows[rows[by] == value], style(value)
-        for _, one in some.groupby("config") if some.config.nunique() > 1 else (): ax.plot(one.iteration, one.value, color=look["color"], lw=.5, alpha=.55)
+        for _, one in some.groupby("config") if some.config.nunique() > 1 else ():
+            ax.plot(one.iteration, one.value, color=look["color"], lw=.5, alpha=.55)
         mean = some.groupby("iteration").value.mean()
         ax.plot(mean.index, mean.values, **look, label=label(value))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -89,8 +91,8 @@ def strategy_panels(
             if reference and (some.metric == reference).any():
                 mean = pick(some, reference, space).groupby("iteration").value.mean()
                 ax.plot(mean.index, mean.values, color="0.4", ls=":", lw=1.2, label=said_of)
-            seeds = some.seed.nunique()
-            ax.set_title(f"{dataset_title(dataset)}, {paradigm}, N = {', '.join(map(str, some.n_train.unique()))}, {seeds} seed{'s' * (seeds > 1)}", fontsize=8)
+            about = f"N = {', '.join(map(str, some.n_train.unique()))}, {some.seed.nunique()} seed{'s' * (some.seed.nunique() > 1)}"
+            ax.set_title(f"{dataset_title(dataset)}, {paradigm}, {about}", fontsize=8)
             ax.legend(fontsize=6.5, frameon=False)
         row[0].set_ylabel(axis_title(metric, space), fontsize=8)
     for ax in axes[-1]: ax.set_xlabel("iteration n", fontsize=8)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pandas as pd
@@ -12,20 +13,29 @@ import papermill
 import pytest
 from conftest import ROOT, text_of
 
+from collapse_nb.config import preset_names
 from collapse_nb.data import load_images
+from collapse_nb.evidence import VERDICTS
 from collapse_nb.fid import export_images
 
-RUNNABLE = sorted(p.stem for pattern in ("run_*", "fig_*", "demo_*") for p in (ROOT / "nbs").glob(pattern + ".ipynb"))
+RUNNABLE = sorted(p.stem for pattern in ("run_*", "fig_*", "demo_*", "ledger") for p in (ROOT / "nbs").glob(pattern + ".ipynb"))
+FIGURES = [n for n in RUNNABLE if n.startswith("fig_")]
+
+
+@pytest.fixture(scope="module")
+def cleaned(tmp_path_factory):
+    "A copy of the notebooks after nbdev-clean."
+    folder = tmp_path_factory.mktemp("cleaned")
+    for file in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT / file, folder)
+    (folder / "nbs").mkdir(); (folder / "collapse_nb").mkdir()
+    for name in RUNNABLE: shutil.copy(ROOT / "nbs" / f"{name}.ipynb", folder / "nbs")
+    subprocess.run([f"{sys.prefix}/bin/nbdev-clean", "--fname", str(folder / "nbs")], cwd=folder, check=True)
+    return folder / "nbs"
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_tags_and_kernel_survive_nbdev_clean(name, tmp_path):
-    for file in ("pyproject.toml", "settings.ini"):
-        shutil.copy(ROOT / file, tmp_path)
-    (tmp_path / "nbs").mkdir(); (tmp_path / "collapse_nb").mkdir()
-    copy = tmp_path / "nbs" / f"{name}.ipynb"
-    shutil.copy(ROOT / "nbs" / f"{name}.ipynb", copy)
-    subprocess.run([f"{sys.prefix}/bin/nbdev-clean", "--fname", str(copy)], cwd=tmp_path, check=True)
+def test_tags_and_kernel_survive_nbdev_clean(name, cleaned):
+    copy = cleaned / f"{name}.ipynb"
     nb = nbformat.read(copy, 4)
     assert [c.metadata.get("tags") for c in nb.cells].count(["parameters"]) == 1
     assert {"name": "python3", "language": "python"}.items() <= nb.metadata.kernelspec.items()
@@ -78,15 +88,47 @@ def test_sweep_then_comparison(execute, tmp_path):
     assert "than vanilla" in text_of(nb)
 
 
+@pytest.fixture(scope="module")
+def redrawn(tmp_path_factory):
+    "Every figure drawn anew, two notebooks at a time: name -> its papermill run, and the folder they drew into."
+    folder = tmp_path_factory.mktemp("redrawn")
+    def draw(name):
+        where = ("-p", "out", folder / "ledger.csv") if name == "ledger" else ("-p", "out_dir", folder)
+        files = ROOT / "nbs" / f"{name}.ipynb", folder / f"{name}.ipynb"
+        command = [sys.executable, "-m", "papermill", *files, *where, "-k", "python3", "--no-progress-bar"]
+        return subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True)
+    with ThreadPoolExecutor(2) as executor: return dict(zip([*FIGURES, "ledger"], executor.map(draw, [*FIGURES, "ledger"]))), folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in RUNNABLE if n.startswith("fig_")])
-def test_figures_draw_from_the_committed_records(execute, tmp_path, name):
-    execute(name, out_dir=str(tmp_path / "figures"))
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_draw_from_the_committed_records(redrawn, name):
+    done, folder = redrawn[0][name], redrawn[1]
+    assert done.returncode == 0, done.stderr[-3000:]
     stem = name.removeprefix("fig_")
     for suffix in (".png", ".svg", ".json"):
-        assert (tmp_path / "figures" / f"{stem}{suffix}").stat().st_size > 0 and (ROOT / "figures" / f"{stem}{suffix}").exists()
-    committed, drawn = (json.loads((p / f"{stem}.json").read_text()) for p in (ROOT / "figures", tmp_path / "figures"))
+        assert (folder / f"{stem}{suffix}").stat().st_size > 0 and (ROOT / "figures" / f"{stem}{suffix}").exists()
+    committed, drawn = (json.loads((p / f"{stem}.json").read_text()) for p in (ROOT / "figures", folder))
     assert committed == drawn, "the committed figure was drawn from other records"
+
+
+@pytest.mark.slow
+def test_the_ledger_is_what_the_records_say(redrawn):
+    done, folder = redrawn[0]["ledger"], redrawn[1]
+    assert done.returncode == 0, done.stderr[-3000:]
+    committed, again = (pd.read_csv(p / "ledger.csv") for p in (ROOT / "figures" / "records", folder))
+    pd.testing.assert_frame_equal(committed, again, rtol=1e-4)
+    claims = pd.read_csv(ROOT / "figures" / "records" / "paper_claims.csv")
+    assert set(committed.id) == set(claims.id) and set(committed.verdict) <= set(VERDICTS)
+    decided = committed[~committed.verdict.isin(VERDICTS[3:])]
+    assert decided.low.notna().all() and (decided.seeds > 1).all() and decided.decides.isin(preset_names()).all()
+
+
+@pytest.mark.slow
+def test_a_figure_without_its_records_fails_and_says_what_makes_them(execute, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="run_sweep.*-p study"):
+        execute("fig_gs", records=str(tmp_path), out_dir=str(tmp_path / "figures"))
+    assert not (tmp_path / "figures").exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,193 @@
+"""Intervals by seed and by run, predictions of what the fit has not seen, verdicts; collecting a study piece by piece."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from scipy import stats
+
+from collapse_nb.config import images_label, load_study
+from collapse_nb.evidence import (
+    NEVER,
+    change,
+    correlation,
+    judge,
+    leave_one_out,
+    onset,
+    over_sizes,
+    paired,
+    points,
+    predict_onset,
+    read_pictures,
+    read_records,
+    said,
+    wide,
+    within,
+)
+from collapse_nb.loop import run_loop
+from collapse_nb.metrics import t_interval
+from collapse_nb.sweep import collect, collect_named_study
+
+
+def table(rows):
+    "Records of made-up numbers."
+    about = dict(study="s", dataset="made up", paradigm="replace", strategy="vanilla", n_train=8, seed=0, iteration=1, set="G_n", metric="gs",
+                 space="pixel", value=1.0, commit="c", variant="none")
+    t = pd.DataFrame([about | r for r in rows])
+    return t.assign(config=t.strategy + t.variant + t.n_train.astype(str) + "s" + t.seed.astype(str))
+
+
+def test_t_interval_is_students():
+    x = np.random.default_rng(0).normal(size=7)
+    low, high = stats.t.interval(.9, 6, x.mean(), stats.sem(x))
+    assert t_interval(x, .9) == pytest.approx((x.mean(), low, high))
+    assert t_interval([2.0])[0] == 2 and all(map(math.isnan, t_interval([2.0])[1:]))
+    for values, level in (([], .95), ([1, math.nan], .95), ([[1, 2]], .95), ([1, 2], 1)):
+        with pytest.raises(ValueError, match="allowed"): t_interval(values, level)
+
+
+def test_a_difference_is_paired_by_seed():
+    t = table([dict(strategy=s, seed=k, value=10 * k + (k + 1) * (s == "entropy")) for s in ("vanilla", "entropy") for k in range(4)])
+    pair = paired(t, "gs", "pixel", "entropy")
+    expected = stats.ttest_rel(*(t[t.strategy == s].sort_values("seed").value for s in ("entropy", "vanilla"))).confidence_interval()
+    assert (pair["low"], pair["high"]) == pytest.approx(tuple(expected)) and pair["seeds"] == 4 and pair["difference"] == 2.5
+    half = t[(t.strategy == "vanilla") | (t.seed < 2)]  # seeds without a partner do not count
+    assert paired(half, "gs", "pixel", "entropy")["seeds"] == 2
+    one = paired(t[t.seed == 1], "gs", "pixel", "entropy")
+    assert one["difference"] == 2 and math.isnan(one["low"]) and "one seed, no interval" in said(one)
+    ratio = paired(t[t.seed > 0], "gs", "pixel", "entropy", ratio=True)
+    assert ratio["difference"] == pytest.approx(stats.gmean([12 / 10, 23 / 20, 34 / 30]))
+
+
+@pytest.mark.parametrize("column, value", [("n_train", 9), ("paradigm", "accumulate"), ("dataset", "other"), ("variant", "alpha=0.8")])
+def test_settings_are_not_mixed(column, value):
+    t = table([dict(strategy=s, **{column: v} if v else {}) for s in ("vanilla", "entropy") for v in (None, value)])
+    with pytest.raises(ValueError, match=f"mix {column}"): paired(t, "gs", "pixel", "entropy")
+    with pytest.raises(ValueError, match="allowed: one"): change(t, "gs", "pixel")
+    with pytest.raises(ValueError, match="no seed has"): paired(t[t.strategy == "vanilla"].drop_duplicates("strategy"), "gs", "pixel", "entropy")
+
+
+def test_an_ablation_is_paired_over_variants():
+    t = table([dict(variant=v, seed=k, value=k + (v != "none")) for v in ("none", "train_factor=2") for k in range(3)])
+    assert paired(t, "gs", "pixel", "train_factor=2", "none", by="variant")["difference"] == 1
+
+
+def test_change_and_slope_over_sizes():
+    t = table([dict(n_train=n, seed=k, iteration=i, value=math.log2(n) * 3 - i) for n in (4, 8, 16) for k in range(2) for i in (1, 2, 5)])
+    moved = change(t[t.n_train == 8], "gs", "pixel")
+    assert moved["difference"] == moved["low"] == moved["high"] == -4 and moved["iteration"] == 5 and moved["seeds"] == 2
+    slope = over_sizes(t, "gs", "pixel")
+    assert slope["difference"] == pytest.approx(3) and slope["seeds"] == 6 and slope["low"] == pytest.approx(3, abs=1e-6)
+    with pytest.raises(ValueError, match="at least 3 sizes"): over_sizes(t[t.n_train > 4], "gs", "pixel")
+
+
+@pytest.mark.parametrize("low, high, sign, verdict", [
+    (1, 2, 1, "reproduced in direction"), (-2, -1, 1, "contradicted"), (-1, 2, 1, "not reproduced"), (0, 2, 1, "not reproduced"),
+    (1, 2, -1, "contradicted"), (-2, -1, -1, "reproduced in direction"), (math.nan, math.nan, -1, "undecided: one seed"),
+    (-1, 2, 0, "reproduced in direction"), (-1, 4, 0, "not reproduced"), (4, 5, 0, "contradicted")])
+def test_a_verdict_is_the_intervals(low, high, sign, verdict):
+    assert judge(dict(difference=(low + high) / 2, low=low, high=high), sign, None if sign else 3) == verdict
+
+
+@pytest.mark.parametrize("sign, margin", [(2, None), (0, None), (0, 0), (0, -1)])
+def test_a_claim_needs_a_direction_or_a_margin(sign, margin):
+    with pytest.raises(ValueError, match="sign"): judge(dict(low=0, high=1), sign, margin)
+
+
+def cloud(runs=6, n=8, slope=2.0, noise=0.0):
+    rng = np.random.default_rng(0)
+    def one(k):
+        x = rng.normal(size=n) + k
+        return pd.DataFrame(dict(dataset="d", n_train=10 * (k % 3), config=str(k), x=x, y=slope * x + noise * rng.normal(size=n)))
+    return pd.concat(map(one, range(runs)), ignore_index=True)
+
+
+def test_correlation_is_pearsons_and_its_interval_is_over_runs():
+    found = cloud(noise=3)
+    c = correlation(found)
+    assert c["r"] == pytest.approx(stats.pearsonr(found.x, found.y).statistic)
+    assert c["low"] < c["r"] < c["high"] and (c["runs"], c["points"]) == (6, 48)
+    assert correlation(found) == c and correlation(found, seed=1)["low"] != c["low"]
+    twice = correlation(pd.concat([found, found]))  # more points of the same runs are not more evidence
+    assert (twice["low"], twice["high"]) == pytest.approx((c["low"], c["high"]))
+    assert math.isnan(correlation(found[found.config < "2"])["low"])
+    with pytest.raises(ValueError, match="2 points"): correlation(found[:2])
+
+
+def test_a_left_out_size_is_not_in_the_fit():
+    found = cloud()
+    out = leave_one_out(found)
+    assert np.allclose(out.error, 0, atol=1e-9) and (out.mean_error > .1).all() and out.points.sum() == len(found)
+    bent = found.assign(y=found.y.where(found.n_train != 20, 7))  # one size off the line: its error is large, the others' fit is not perfect any more
+    assert leave_one_out(bent).loc[20, "error"] == pytest.approx(np.sqrt(np.mean((7 - found[found.n_train == 20].y) ** 2)), rel=1e-6)
+    with pytest.raises(ValueError, match="at least 3"): leave_one_out(found[found.n_train < 20])
+    with pytest.raises(ValueError, match="allowed: one"): leave_one_out(pd.concat([found, found.assign(dataset="e")]))
+
+
+def test_within_takes_each_datasets_scale_away():
+    found = pd.concat([cloud(), cloud(slope=.1).assign(dataset="e", x=lambda t: t.x * 100)])
+    assert correlation(within(found))["r"] == pytest.approx(1) and correlation(found)["r"] < .9
+
+
+def test_points_take_logarithms_of_distances_only():
+    t = table([dict(iteration=i, metric=m, value=v * i) for i in (1, 2, 3) for m, v in (("gs", 2.0), ("entropy", 5.0), ("mnnd", 3.0))])
+    assert np.allclose(points(t, "entropy").x, [5, 10, 15]) and np.allclose(points(t, "mnnd").x, np.log([3, 6, 9]))
+    assert np.allclose(points(t, "mnnd").y, np.log([2, 4, 6]))
+    with pytest.raises(ValueError, match="x = 'gs'.*entropy"): points(t, "gs")
+    with pytest.raises(ValueError, match="dinov2.*pixel"): wide(t, "dinov2")
+
+
+def test_the_onset_is_predicted_from_other_sizes():
+    index = {8: [1, .8, .7, .6, .4], 16: [1, .8, .7, .6, .4], 32: [1, .9, .9, .9, .9], 4: [.4, .3, .3, .3, .3]}
+    t = table([dict(n_train=n, iteration=i + 1, metric="index", value=v) for n, values in index.items() for i, v in enumerate(values)])
+    found = predict_onset(t).set_index("n_train")
+    assert found.onset.to_dict() == {4: 1, 8: 5, 16: 5, 32: NEVER} and found.stays.to_dict() == {4: 1, 8: NEVER, 16: NEVER, 32: NEVER}
+    others = np.mean([[v / values[1] for v in values] for n, values in index.items() if n != 8], axis=0)
+    assert found.loc[8, "predicted"] == onset([1, .8, *(.8 * others[2:])]) and found.loc[8, "factor"] == onset([1, .8, .64, .512, .4096])
+
+
+def test_records_name_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run_sweep.*-p study nothing"): read_records("nothing", folder=tmp_path)
+    with pytest.raises(ValueError, match="paradigm = 'mixing'.*replace"): read_records("digits", paradigm="mixing")
+    both = read_records("digits", "digits-sizes", "digits")
+    assert not both.duplicated(["config", "iteration", "set", "metric", "space"]).any() and set(both.study) == {"digits", "digits-sizes"}
+
+
+def test_images_are_called_without_their_path():
+    assert images_label("folder:/data/my pets/", 16) == "my-pets-16px" and images_label("digits") == "digits"
+    assert images_label("npz:x/y.npz") == "y.npz" and images_label("cifar10", 16) == "cifar10-16px"
+
+
+def test_committed_records_belong_to_the_studies():
+    "Every run in a table is a cell of its study's grid: a changed preset makes new runs, and old rows must not stay."
+    for file in sorted((ROOT / "figures" / "records").glob("*.csv")):
+        if not {"config", "study"} <= set(pd.read_csv(file, nrows=1).columns): continue
+        found = pd.read_csv(file, dtype={"config": str})
+        assert set(found.config) <= {c.digest for c in load_study(file.stem)}, file.name
+        assert not found.duplicated(["config", "iteration", "set", "metric", "space"]).any() and (found.study == file.stem).all()
+        assert found.commit.notna().all() and not found.dataset.str.contains("[/:]").any()
+
+
+@pytest.mark.slow
+def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
+    (tmp_path / "ini").write_text((ROOT / "settings.ini").read_text() + "\n[study:tiny]\npreset = smoke\nn_train = 16\niterations = 2\n"
+                                  "train_steps = 6\nwarmup_steps = 2\nsample_steps = 3\nseed = 0, 1\n")
+    monkeypatch.setenv("COLLAPSE_NB_SETTINGS", str(tmp_path / "ini"))
+    a, b = load_study("tiny")
+    about = dict(out_dir=tmp_path / "runs", records_dir=tmp_path / "records")
+    for config in (a, b): list(run_loop(config, tmp_path / "runs" / config.name))
+    both = collect_named_study("tiny", **about)
+    assert list(both.config.unique()) == [a.digest, b.digest] and "class_share" not in set(both.metric)
+    pictures = read_pictures("tiny", folder=tmp_path / "records")
+    assert set(pictures) == {a.digest} and {"samples-1", "samples-2", "cloud-real", "cloud-2", "nearest-1"} <= set(pictures[a.digest])
+    assert pictures[a.digest]["cloud-real"].shape == (16, 2) and np.allclose(pictures[a.digest]["cloud-real"].mean(0), 0, atol=1e-3)
+    before = (tmp_path / "records" / "tiny.csv").read_bytes()
+    (tmp_path / "runs" / a.name).rename(tmp_path / "elsewhere")  # another machine, which has only the other run
+    again = collect_named_study("tiny", **about)
+    assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and set(read_pictures("tiny", folder=tmp_path / "records")) == {a.digest}
+    pd.testing.assert_frame_equal(both, again)
+    alone = collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records")  # asked for one run: the table has that
+    assert set(alone.config) == {b.digest}
+    with pytest.raises(ValueError, match="unknown"): collect_named_study("none such", **about)
