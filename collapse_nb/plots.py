@@ -44,7 +44,7 @@ def pick(
     rows = table[(table.metric == metric) & ((table.space == space) if space else True)]
     for column, value in where.items(): rows = rows[rows[column] == value]
     if rows.empty: raise KeyError(f"the records have no {metric}[{space}] with {where}")
-    return rows.sort_values("iteration")
+    return rows.sort_values("iteration", kind="stable")
 
 # %% ../nbs/11_plots.ipynb #39923a1a
 def plot_metric(
