@@ -118,7 +118,8 @@ def plot_provenance(
 ):
     "Stacked bars of the share of D_n per source iteration, oldest at the bottom."
     rows = pick(table, "share", strategy=strategy)
-    shares = rows.assign(source=rows.space.astype(int)).pivot_table(index="iteration", columns="source", values="value", aggfunc="mean").fillna(0)
+    total = rows.assign(source=rows.space.astype(int)).pivot_table(index="iteration", columns="source", values="value", aggfunc="sum").fillna(0)
+    shares = total.div(rows.groupby("iteration").config.nunique(), axis=0)  # a source without a row in some run has a share of 0 there
     colors, bottom = sns.color_palette("viridis_r", max(2, len(shares.columns) - 1)), np.zeros(len(shares))
     for s in shares.columns:
         label = "real" if s == 0 else f"$G_{{{s}}}$" if s in (shares.columns.max(), 1) else None
