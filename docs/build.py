@@ -11,6 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from companion import as_rst  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 GITHUB = "https://github.com/collapse-nb/collapse_nb"
 PICTURES = {".png", ".svg", ".jpg"}
@@ -105,7 +108,7 @@ def api_page(path: Path) -> str:  # reStructuredText
     public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
     notebook = re.search(r"File to edit: \.\./(nbs/\w+)\.ipynb", source)[1]
     title = path.stem.replace("_", r"\_")
-    out = [title, "=" * len(title), "", f".. py:module:: {name}", "", f"Exported from the notebook :doc:`/{notebook}`.", ""]
+    out = [title, "=" * len(title), "", f".. py:module:: {name}", "", f"Exported from the notebook :doc:`{Path(notebook).name} </{notebook}>`.", ""]
     for node in tree.body:
         if getattr(node, "name", None) in public:
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
@@ -113,12 +116,14 @@ def api_page(path: Path) -> str:  # reStructuredText
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             pairs = zip(target.elts, node.value.elts) if isinstance(target, ast.Tuple) else [(target, node.value)]
-            first, _, comment = source.splitlines()[node.lineno - 1].partition("  # ")
-            for each, value in pairs:
+            comment = source.splitlines()[node.lineno - 1].partition("  # ")[2]
+            pairs, each_own = list(pairs), comment.split("; ")
+            for i, (each, value) in enumerate(pairs):
                 if getattr(each, "id", None) not in public: continue
+                said = as_rst(each_own[i] if len(each_own) == len(pairs) else comment, "")
                 out += [f".. py:data:: {each.id}"]
                 if value.end_lineno == value.lineno and len(ast.unparse(value)) < 100: out += [f"   :value: {ast.unparse(value)}"]
-                out += ["", f"   {comment and comment[0].upper() + comment[1:]}", ""]
+                out += ["", f"   {said[:1].upper() + said[1:]}", ""]
     return "\n".join(out)
 
 

@@ -91,22 +91,20 @@ class Pictures(SphinxTransform):
     default_priority = 420
 
     def apply(self, **kwargs):
-        title, said = "", ""
+        titles, claim, said = [], "", ""
         for node in list(self.document.findall()):
-            if isinstance(node, nodes.title): title, said = node.astext(), ""
-            elif isinstance(node, nodes.paragraph) and not any(isinstance(c, (nodes.image, nodes.reference)) and not c.astext() for c in node.children):
-                said = said if _badge(node) else node.astext()
+            if isinstance(node, nodes.title): titles, said = [*titles, node.astext()], ""
+            elif isinstance(node, nodes.block_quote): claim = claim or node.astext()
+            elif isinstance(node, nodes.paragraph): said = said if _is_badge(node) else node.astext()
             elif isinstance(node, nodes.image):
-                if re.match("https?:", node["uri"]): node.replace_self(nodes.Text(node.get("alt", node["uri"])))
-                elif not node.get("alt"): node["alt"] = f"{title}: {_first_sentence(said)}" if said else title
+                if re.match("https?:", node["uri"]): node.replace_self(nodes.Text(node.get("alt") or node["uri"]))
+                elif not node.get("alt"):
+                    words = claim if len(titles) == 1 and claim else re.split(r"(?<=[.:?!])\s", " ".join(said.split()))[0].rstrip(":")
+                    node["alt"] = ": ".join(part for part in (*titles[-1:], words) if part)
 
 
-def _badge(paragraph: nodes.paragraph) -> bool:
+def _is_badge(paragraph: nodes.paragraph) -> bool:
     return any(re.match("https?:", i["uri"]) for i in paragraph.findall(nodes.image)) or paragraph.astext().startswith("On Colab, first run")
-
-
-def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=[.:?!])\s", " ".join(text.split()))[0].rstrip(":")
 
 
 def visit_math(self, node):

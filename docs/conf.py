@@ -19,6 +19,7 @@ myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"  # drawn by the browser itself, see companion.py
 highlight_language = "none"
+smartquotes = False  # shapes such as [N, ...] stay as they are typed
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # torch's are not ours
