@@ -22,7 +22,7 @@ GROUPS = [  # names of notebooks, heading, what they are
     (r"\d", "Library", "One idea each, and the source of the package. Each runs in under a minute on two CPU cores; nothing is downloaded."),
     (r"run_", "Computing", "Entry points for papermill, committed without outputs. With the demo preset a loop takes minutes on two CPU cores, "
      "with `-p preset smoke` seconds."),
-    (r"fig_|ledger", "Figures and findings", "Drawn in seconds from the records in figures/records/: what the paper claims, and what our numbers say."),
+    (r"fig_|ledger", "Figures and findings", "Drawn in seconds from figures/records/: what the paper claims, and what our numbers say."),
     (r"demo_", "Demos", "For Colab or a terminal: one GPU, or a CPU."),
     (r"", "More", "Other notebooks."),
 ]
@@ -48,12 +48,13 @@ def rewrite(
         if not link or re.match(r"[a-z]+:", link): return match[0]
         path = Path(os.path.normpath(origin.parent / link))
         if not path.exists() or not path.is_relative_to(root):
-            raise ValueError(f"{origin.relative_to(root)}: the link {match[1]!r} leads nowhere (allowed: files of the repository, relative to this one)")
+            raise ValueError(f"{origin.relative_to(root)}: the link {match[1]!r} leads nowhere (allowed: a file of the repository)")
         found = page_of(path, root)
         if found is None and path.suffix in PICTURES:
             found = f"pictures/{path.name}"
             shutil.copyfile(path, stage / found)
-        if found is None: return f"]({GITHUB}/blob/main/{path.relative_to(root)}{fragment and '#' + fragment})"
+        kind = "tree" if path.is_dir() else "blob"
+        if found is None: return f"]({GITHUB}/{kind}/main/{path.relative_to(root)}{fragment and '#' + fragment})"
         return f"]({os.path.relpath(found, Path(page).parent)}{fragment and '#' + fragment})"
 
     parts = re.split(r"(```.*?```|`[^`\n]*`)", text, flags=re.S)  # code stays as it is
@@ -89,8 +90,8 @@ def stage_notebook(path: Path, stage: Path) -> tuple[str, str, str, int]:  # nam
 
 def reading_order(rows: list[tuple[str, str, str, int]]) -> str:
     "The page of notebooks: a table and a toctree for each group. Minutes are counted from the text."
-    text = ["# Notebooks, in reading order", "Data flows down this list: a notebook uses only those above it. Minutes are for reading: 200 words of text, "
-            "or 20 lines of code, a minute. Executing is said above each table."]
+    text = ["# Notebooks, in reading order", "Data flows down this list: a notebook uses only those above it. Minutes are for reading, "
+            "at 200 words of text or 20 lines of code a minute; how long a notebook runs is said above its table."]
     left = list(rows)
     for pattern, heading, what in GROUPS:
         group, left = [r for r in left if re.match(pattern, r[0])], [r for r in left if not re.match(pattern, r[0])]
@@ -108,7 +109,8 @@ def api_page(path: Path) -> str:  # reStructuredText
     public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
     notebook = re.search(r"File to edit: \.\./(nbs/\w+)\.ipynb", source)[1]
     title = path.stem.replace("_", r"\_")
-    out = [title, "=" * len(title), "", f".. py:module:: {name}", "", f"Exported from the notebook :doc:`{Path(notebook).name} </{notebook}>`.", ""]
+    out = [title, "=" * len(title), "", f".. py:module:: {name}", "", as_rst(ast.get_docstring(tree) or "", ""), ""]
+    out += [f"Exported from the notebook :doc:`{Path(notebook).name} </{notebook}>`.", ""]
     for node in tree.body:
         if getattr(node, "name", None) in public:
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
@@ -136,8 +138,10 @@ def stage_pages(stage: Path) -> None:
     modules = [p for p in sorted((ROOT / "collapse_nb").glob("*.py")) if not p.stem.startswith("_")]
     modules.sort(key=lambda p: re.search(r"File to edit: (\S+)", p.read_text())[1])  # the order of the notebooks
     for path in modules: (stage / "api" / f"{path.stem}.rst").write_text(api_page(path))
-    tree = ["```{toctree}", ":caption: API", "", *(f"{p.stem} <api/{p.stem}>" for p in modules), "```"]
-    (stage / "api.md").write_text("\n".join(["# API, by module", "", "In the order of the notebooks that export them.", "", *tree, ""]))
+    rows = [f"| [{p.stem}](api/{p.stem}.rst) | {(ast.get_docstring(ast.parse(p.read_text())) or '').replace('|', '&#124;')} |" for p in modules]
+    tree = ["```{toctree}", ":hidden:", "", *(f"{p.stem} <api/{p.stem}>" for p in modules), "```"]
+    order = "In the order of the notebooks that export them."
+    (stage / "api.md").write_text("\n".join(["# API, by module", "", order, "", "| module | the idea |", "|---|---|", *rows, "", *tree, ""]))
     for path in sorted((ROOT / "docs").glob("*.md")):
         text = rewrite(path.read_text(), path, path.name, stage)
         if path.stem == "index": text = text.replace("{pages}", "\n".join(p.stem for p in sorted((ROOT / "docs").glob("*.md")) if p != path))
@@ -150,7 +154,8 @@ def build(out: Path) -> int:  # Sphinx's exit status
 
     stage_pages(out / "source")
     shutil.rmtree(out / "html", ignore_errors=True)
-    return main(["-b", "html", "-c", str(ROOT / "docs"), "-d", str(out / "doctrees"), "-E", "-W", "--keep-going", "-q", str(out / "source"), str(out / "html")])
+    strict = ["-E", "-W", "--keep-going", "-q"]
+    return main(["-b", "html", "-c", str(ROOT / "docs"), "-d", str(out / "doctrees"), *strict, str(out / "source"), str(out / "html")])
 
 
 if __name__ == "__main__":

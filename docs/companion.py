@@ -3,12 +3,14 @@
 import ast
 import dataclasses
 import functools
+import html
 import inspect
 import io
 import re
 import sys
 import textwrap
 import tokenize
+from xml.etree import ElementTree
 
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
@@ -107,14 +109,33 @@ def _is_badge(paragraph: nodes.paragraph) -> bool:
     return any(re.match("https?:", i["uri"]) for i in paragraph.findall(nodes.image)) or paragraph.astext().startswith("On Colab, first run")
 
 
+ACCENTS = "^~¯ˆˇ˘˙¨→ˉ˜"
+
+def as_mathml(
+    tex: str,  # a formula, without dollar signs
+    block: bool = False,  # on a line of its own
+) -> str:
+    "MathML of docutils' converter, which here lacks \\big and digits without braces, and sets an index below an accented letter. Raises MathError."
+    tex = re.sub(r"\\([bB]igg?)([(\[)\]])", lambda m: rf"\{m[1]}{'l' if m[2] in '([' else 'r'}{m[2]}", tex)
+    tex = re.sub(r"\\([td]?frac) ?(\d)(\d)", r"\\\1{\2}{\3}", tex)
+    named = re.sub(r"&(?!lt;|gt;|amp;)\w+;", lambda m: html.unescape(m[0]), latex2mathml.tex2mathml(tex, as_block=block))
+    tree = ElementTree.fromstring(re.sub(r' xmlns="[^"]*"', "", named))
+    for node in list(tree.iter("munderover")):
+        base, index, accent = node
+        if accent.tag == "mo" and (accent.text or "").strip() in ACCENTS:
+            node.tag, node[:] = "msub", [ElementTree.Element("mover"), index]
+            node[0].extend([base, accent])
+    tree.set("xmlns", "http://www.w3.org/1998/Math/MathML")
+    return ElementTree.tostring(tree, encoding="unicode")
+
+
 def visit_math(self, node):
     "MathML, which browsers draw themselves."
     block = isinstance(node, nodes.math_block)
-    tex = re.sub(r"\\([bB]igg?)(?=[(\[])", r"\\\1l", re.sub(r"\\([bB]igg?)(?=[)\]])", r"\\\1r", node.astext()))
-    try: drawn = latex2mathml.tex2mathml(tex, as_block=block)
+    try: drawn = as_mathml(node.astext(), block)
     except MathError as e:
-        log.warning("no MathML for %r: %s", tex, e, location=node)
-        drawn = f"<code>{self.encode(tex)}</code>"
+        log.warning("no MathML for %r: %s", node.astext(), e, location=node)
+        drawn = f"<code>{self.encode(node.astext())}</code>"
     self.body.append(f'<div class="math">{drawn}</div>' if block else drawn)
     raise nodes.SkipNode
 
