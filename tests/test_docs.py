@@ -138,7 +138,7 @@ def test_comments_of_signatures():
 
 def spoken(node) -> str:
     "MathML as one line: msub(c in) for an index; rows and styles left out."
-    inside = "".join(f"{spoken(c)} " for c in node if c.tag != "mspace").strip() or (node.text or "").strip(" \u2061\n")
+    inside = "".join(f"{spoken(c)} " for c in node if not c.tag.endswith("mspace")).strip() or (node.text or "").strip(" \u2061\n")
     tag = node.tag.rpartition("}")[2]
     return f"{tag}({inside})" if tag in ("mfrac", "msub", "msup", "mover", "munderover") else inside
 
