@@ -106,7 +106,7 @@ def api_page(path: Path) -> str:  # reStructuredText
     "A module's page: everything in its __all__, in the order of the source. Read without importing; autodoc imports."
     source = path.read_text()
     tree, name = ast.parse(source), f"collapse_nb.{path.stem}"
-    public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
+    public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__")
     notebook = re.search(r"File to edit: \.\./(nbs/\w+)\.ipynb", source)[1]
     title = path.stem.replace("_", r"\_")
     out = [title, "=" * len(title), "", f".. py:module:: {name}", "", as_rst(ast.get_docstring(tree) or "", ""), ""]
@@ -117,9 +117,9 @@ def api_page(path: Path) -> str:  # reStructuredText
             out += [f".. auto{kind}:: {name}.{node.name}", *["   :members:"] * (kind == "class"), ""]
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            pairs = zip(target.elts, node.value.elts) if isinstance(target, ast.Tuple) else [(target, node.value)]
+            pairs = list(zip(target.elts, node.value.elts)) if isinstance(target, ast.Tuple) else [(target, node.value)]
             comment = source.splitlines()[node.lineno - 1].partition("  # ")[2]
-            pairs, each_own = list(pairs), comment.split("; ")
+            each_own = comment.split("; ")
             for i, (each, value) in enumerate(pairs):
                 if getattr(each, "id", None) not in public: continue
                 said = as_rst(each_own[i] if len(each_own) == len(pairs) else comment, "")

@@ -111,6 +111,7 @@ def _is_badge(paragraph: nodes.paragraph) -> bool:
 
 ACCENTS = "^~¯ˆˇ˘˙¨→ˉ˜"
 
+
 def as_mathml(
     tex: str,  # a formula, without dollar signs
     block: bool = False,  # on a line of its own
