@@ -7,12 +7,13 @@ READY := .venv/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help install demo test unchanged figures export bench clean
+.PHONY: help install demo test unchanged figures docs export bench clean
 
 help:
 	@echo "make demo     the loop on 8x8 digits, vanilla against entropy selection, drawn (minutes)"
 	@echo "make test     everything that must hold"
 	@echo "make figures  redraw figures/ from figures/records/"
+	@echo "make docs     the documentation -> _docs/html/"
 	@echo "make export   notebooks -> collapse_nb/"
 	@echo "make bench    benchmarks, as ratios"
 	@echo "make clean    caches and builds; runs/ and figures/local/ are kept"
@@ -23,7 +24,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up .venv, once: PyTorch and what else is needed (a few minutes, some gigabytes)"
 	@$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
 	@touch $@
 
 demo: $(READY)
@@ -51,6 +52,10 @@ figures: $(READY)
 	@ls nbs/fig_*.ipynb nbs/ledger.ipynb | $(ONE_THREAD) xargs -P 2 -I NB sh -c '$(BIN)/papermill --no-progress-bar -k python3 NB runs/$$(basename NB) 2>runs/$$(basename NB .ipynb).log \
 	  && echo "NB" || { cat runs/$$(basename NB .ipynb).log; exit 255; }'
 
+# From the committed outputs and the docstrings: nothing is executed, nothing fetched, and a warning is an error.
+docs: $(READY)
+	$(ONE_THREAD) $(BIN)/python docs/build.py
+
 export: $(READY)
 	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
 
@@ -59,4 +64,4 @@ bench: $(READY)
 	TQDM_DISABLE=1 $(BIN)/python -m pytest tests/benchmarks -o addopts="" --benchmark-only --benchmark-columns=median,iqr,rounds -sq
 
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist _docs .pytest_cache .ruff_cache .hypothesis
