@@ -122,6 +122,9 @@ def test_the_ledger_is_what_the_records_say(redrawn):
     assert set(committed.id) == set(claims.id) and set(committed.verdict) <= set(VERDICTS)
     decided = committed[~committed.verdict.isin(VERDICTS[3:])]
     assert decided.low.notna().all() and (decided.seeds > 1).all() and decided.decides.isin(preset_names()).all()
+    table = [line for line in text_of(nbformat.read(folder / "ledger.ipynb", 4)).splitlines() if line.startswith("| ")]
+    readme = (ROOT / "README.md").read_text()
+    assert len(table) > 5 and not [line for line in table if line not in readme], "the README's table is another than the ledger prints"
 
 
 @pytest.mark.slow
