@@ -303,7 +303,7 @@ def load_plugins(
     names: str | None = None,  # modules, or .py files relative to the working directory or the root, separated by commas; None: $COLLAPSE_NB_PLUGINS
 ):
     "Import files that register names, each once, and name them in $COLLAPSE_NB_PLUGINS. Raises ValueError for one that cannot be imported."
-    if not isinstance(names, (str, type(None))): raise ValueError(f"plugins = {names!r} is not a text (allowed: modules or .py files, separated by commas)")
+    if not isinstance(names, (str, type(None))): raise ValueError(f"plugins = {names!r} is not a text (allowed: modules or .py files)")
     before = [n.strip() for n in os.environ.get("COLLAPSE_NB_PLUGINS", "").split(",") if n.strip()]
     for name in before if names is None else [n.strip() for n in names.split(",") if n.strip()]:
         if name.endswith(".py"): name = str(_plugin_file(name))
@@ -320,7 +320,8 @@ def load_plugins(
 def _plugin_file(name: str) -> Path:
     looked = [folder / Path(name).expanduser() for folder in (Path.cwd(), project_root())]
     if not (there := [p.resolve() for p in looked if p.is_file()]):
-        raise ValueError(f"plugins: {name!r} is not there; looked at {' and '.join(map(str, dict.fromkeys(looked)))} (allowed: a module, or a .py file)")
+        where = " and ".join(map(str, dict.fromkeys(looked)))
+        raise ValueError(f"plugins: {name!r} is not there; looked at {where} (allowed: a module, or a .py file)")
     return there[0]
 
 def _import_plugin(name: str) -> str:
@@ -396,7 +397,7 @@ def parse_more(
     return given
 
 # %% ../nbs/00_config.ipynb #627458b4
-DIRECT = ("strategy", "paradigm", "dataset", "n_train", "iterations", "seed", "space", "guidance", "fork_from")  # fields with a parameter of their own
+DIRECT = ("strategy", "paradigm", "dataset", "n_train", "iterations", "seed", "space", "guidance", "fork_from")  # fields that are parameters
 
 def named_config(
     preset: str = "demo",  # a section of settings.ini
