@@ -66,7 +66,8 @@ def test_help_teaches_at_once(nb, command, words):
     start = time.perf_counter()
     said = nb(*command, "--help").stdout
     assert all(w in said for w in words), said
-    code = "import sys, collapse_nb.cli\ntry: collapse_nb.cli.main(sys.argv[1:])\nexcept SystemExit: pass\nsys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
+    code = ("import sys, collapse_nb.cli\ntry: collapse_nb.cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+            "sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))")
     subprocess.run([sys.executable, "-c", code, *command, "--help"], env=environment(), check=True, capture_output=True)
     assert time.perf_counter() - start < 10  # two processes on a machine that may be busy; what makes it fast is checked above
 
@@ -76,10 +77,12 @@ def test_help_teaches_at_once(nb, command, words):
     (("run", "--n-train", "many"), "n_train = 'many'"), (("run", "--seed", "-1"), "seed = -1"), (("run", "--more", "alpha"), "key=value"),
     (("run", "--seed", "1", "--more", "seed=2"), "seed: given as a parameter and in more"), (("run", "--n-train", "5000"), "n_train = 5000.*1000"),
     (("run", "--sede", "1"), "--sede"), (("run", "--fork-from", "nowhere:1"), "nowhere.*names no run"), ((), "COMMAND"),
-    (("run", "--plugins", "mine.py"), "mine.py.*is not there"), (("run", "--plugins", "no_such_module_here"), "no_such_module_here.*cannot be imported"),
+    (("run", "--plugins", "mine.py"), "mine.py.*is not there"), (("run", "--plugins", "no_such_module"), "no_such_module.*cannot be imported"),
     (("select", "nothing", "--n", "3", "--out", "k.npz"), "'nothing'.*no such file or folder"),
-    (("select", "{photos}", "--n", "61", "--out", "k.npz"), "n = 61.*2 to 60"), (("select", "{photos}", "--n", "1", "--out", "k.npz"), "n = 1 .*2 to 60"),
-    (("select", "{photos}.npz", "--n", "61", "--out", "k.npz"), "n = 61.*2 to 60"), (("select", "{photos}", "--n", "x", "--out", "k.npz"), "--n.*'x'"),
+    (("select", "{photos}", "--n", "61", "--out", "k.npz"), "n = 61.*2 to 60"),
+    (("select", "{photos}", "--n", "1", "--out", "k.npz"), "n = 1 .*2 to 60"),
+    (("select", "{photos}.npz", "--n", "61", "--out", "k.npz"), "n = 61.*2 to 60"),
+    (("select", "{photos}", "--n", "x", "--out", "k.npz"), "--n.*'x'"),
     (("select", "{photos}", "--n", "9", "--out", "k.npz", "--space", "pixels"), "space = 'pixels'.*classifier"),
     (("select", "{photos}", "--n", "9", "--out", "k.npz", "--alpha", "1.5"), "alpha = 1.5.*less than 1"),
     (("select", "{photos}", "--n", "9", "--out", "k.npz", "--side", "0"), "side = 0"),
@@ -112,9 +115,9 @@ def test_folder_zip_and_npz_give_the_same_selection(nb, folder, tmp_path):
     names = sorted(p.relative_to(folder / "photos").as_posix() for p in (folder / "photos").rglob("*.png"))
     assert a["names"].tolist() == b["names"].tolist() == [names[i] for i in a["index"]] and "names" not in c
     assert a["labels"].tolist() == [int(n[6]) for n in a["names"]]
-    entropy, chance, low, high = (float(x.replace(",", "")) for x in re.search(
-        r"kept: ([\d.,]+) nats .* at many random: |kept: ([\d.,]+) nats.*random: ([\d.,]+), ([\d.,]+) to ([\d.,]+) in", said).groups()[1:])
-    assert entropy == pytest.approx(kl_entropy(load_images(f"npz:{folder / 'photos.npz'}")[:0] if False else c["pixels"].reshape(20, -1), floor=255 / 32), abs=.1)
+    numbers = re.search(r"kept: (\S+) nats .* random: (\S+), (\S+) to (\S+) in", said).groups()
+    entropy, chance, low, high = (float(x.replace(",", "")) for x in numbers)
+    assert entropy == pytest.approx(kl_entropy(c["pixels"], floor=255 / 32), abs=.06)
     assert low <= chance <= high < entropy and "space pixel, seed 3: 20 of 60" in said
 
 
@@ -175,7 +178,7 @@ def test_a_run_and_its_continuation(nb, tmp_path):
     first = nb(*SMOKE, "--strategy", "greedy", "--out-dir", tmp_path / "run", "--figures-dir", tmp_path / "figures")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["strategy"] == "entropy" and config["train_steps"] == 6 and config["preset"] == "smoke"
-    assert "iteration 1/1: GS" in first.stdout and "entropy: from iteration 1" in first.stdout and f"run directory: {tmp_path / 'run'}" in first.stdout
+    assert all(words in first.stdout for words in ("iteration 1/1: GS", "entropy: from iteration 1", f"run directory: {tmp_path / 'run'}"))
     assert {p.suffix for p in (tmp_path / "figures").iterdir()} == {".png", ".svg", ".json"} and "going on" not in first.stdout
     assert "entropy:" in first.stderr and "step" in first.stderr  # the bar
     before = (tmp_path / "run" / "iteration-001" / "generated.npz").read_bytes()
@@ -195,11 +198,12 @@ def test_an_interrupted_run_says_what_is_kept(tmp_path):
     command = [sys.executable, "-m", "collapse_nb.cli", "run", "--preset", "smoke", "--more", more, "--out-dir", str(tmp_path / "run")]
     default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background shell ignores it for its children
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default) as process:
-        end = time.monotonic() + 120
-        while not (tmp_path / "run" / "iteration-001.partial" / "training.safetensors").exists() and time.monotonic() < end and process.poll() is None:
-            time.sleep(.2)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        checkpoint, end = tmp_path / "run" / "iteration-001.partial" / "training.safetensors", time.monotonic() + 300
+        try:
+            while not checkpoint.exists() and time.monotonic() < end and process.poll() is None: time.sleep(.2)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=100)
+        finally: process.kill()  # a test that fails must not train on
     assert process.returncode == 130 and "Traceback" not in errors
     assert "interrupted: 0 of 2 iterations are complete" in errors and "going on inside iteration 1; the same command continues" in errors
 
