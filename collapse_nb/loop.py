@@ -29,7 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .config import FREE, LoopConfig, Registry, derive_seed, differences, images_label, neutral_values, project_root, run_dir
+from .config import FREE, PLUGINS, LoopConfig, Registry, derive_seed, differences, images_label, neutral_values, project_root, run_dir
 from .data import Images, check_varied, load_images
 from .denoiser import Denoiser, check_fits
 from .diffusion import train
@@ -254,12 +254,12 @@ def commit() -> str | None:
     except OSError: return None
 
 def environment(config: LoopConfig) -> dict:
-    "What the numbers depend on besides the config: versions, and the weights behind classifier space, if there are any."
-    classifier = classifier_of(config)
+    "What the numbers depend on besides the config: versions, the weights behind classifier space and the user's own files, if there are any."
+    classifier, own = classifier_of(config), {Path(k).name: v for k, v in PLUGINS.items()}
     packages = {p: version(p) for p in ("torch", "diffusers", "numpy", "scipy", "scikit-learn")}
     return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(),
                 commit=commit(), classifier=classifier.digest if classifier else None, **packages,
-                **({"processes": n} if (n := processes()[1]) > 1 else {}))
+                **({"processes": n} if (n := processes()[1]) > 1 else {}), **({"plugins": own} if own else {}))
 
 def record_environment(path: Path, iteration: int, config: LoopConfig):
     "Append to environment.json when this environment is not that of the iterations before."
