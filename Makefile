@@ -38,7 +38,7 @@ demo: $(READY)
 test: $(READY) unchanged
 	$(BIN)/ruff check .
 	$(ONE_THREAD) $(BIN)/nbdev-test --n-workers 2 --timing
-	$(ONE_THREAD) $(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The notebooks are clean and the modules are what they export.
 STATE = cat nbs/*.ipynb collapse_nb/*.py settings.ini pyproject.toml | sha256sum

@@ -112,7 +112,8 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     file, images = folder / f"{study}.csv", folder / f"{study}-pictures.npz"
     table = pd.concat([records(p, study) for p in paths], ignore_index=True) if paths else pd.DataFrame(columns=["iteration", "metric", "config"])
-    table = table[~(table.metric.isin(IN_RUNS) | (table.metric == "share") & (table.value == 0) & (table.space != "0")) & (table.iteration <= (iterations or np.inf))]
+    nothing = (table.metric == "share") & (table.value == 0) & (table.space != "0")
+    table = table[~(table.metric.isin(IN_RUNS) | nothing) & (table.iteration <= (iterations or np.inf))]
     order, earlier, kept = {digest: i for i, digest in enumerate(keep)}, set(keep) - set(table.config), {}
     if file.exists() and earlier:
         known = pd.read_csv(file)
