@@ -77,13 +77,14 @@ def paired(
     strategy: str,  # whose difference
     base: str = "vanilla",  # to what
     *,
-    iteration: int | None = None,  # None: the last one
+    iteration: int | None = None,  # None: the last one that both have reached
     ratio: bool = False,  # the mean of the logarithms' difference, as a ratio, in place of the difference
     by: str = "strategy",  # the column that tells the two apart: "strategy", or "variant" for an ablation
 ) -> dict:  # value and base: means over the seeds; difference, low, high; seeds, iteration
     "What a strategy changes, paired by seed, with a 95% t interval. Raises ValueError when the records mix settings, or no seed has both."
-    n = int(table.iteration.max()) if iteration is None else iteration
-    rows = table[(table.metric == metric) & (table.space == space) & (table.iteration == n) & table[by].isin([strategy, base])]
+    rows = table[(table.metric == metric) & (table.space == space) & table[by].isin([strategy, base])]
+    n = iteration if iteration is not None or rows.empty else int(rows.groupby(by).iteration.max().min())
+    rows = rows[rows.iteration == n]
     for column in {"dataset", "n_train", "paradigm", "strategy", "variant"} - {by}:
         if rows[column].nunique() > 1: raise ValueError(f"the records mix {column} = {', '.join(map(str, rows[column].unique()))} (allowed: one)")
     both = rows.pivot_table("value", "seed", by).reindex(columns=[strategy, base]).dropna()

@@ -57,6 +57,8 @@ def test_a_difference_is_paired_by_seed():
     assert paired(half, "gs", "pixel", "entropy")["seeds"] == 2
     one = paired(t[t.seed == 1], "gs", "pixel", "entropy")
     assert one["difference"] == 2 and math.isnan(one["low"]) and "one seed, no interval" in said(one)
+    longer = pd.concat([t, t[t.strategy == "vanilla"].assign(iteration=2, value=99)])  # vanilla went on, entropy did not
+    assert paired(longer, "gs", "pixel", "entropy") == pair
     ratio = paired(t[t.seed > 0], "gs", "pixel", "entropy", ratio=True)
     assert ratio["difference"] == pytest.approx(stats.gmean([12 / 10, 23 / 20, 34 / 30]))
 
