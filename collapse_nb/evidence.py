@@ -19,6 +19,7 @@ from scipy.stats import t as student
 
 from .config import derive_seed, project_root
 from .metrics import t_interval
+from .sweep import TEXTS
 
 # %% ../nbs/11a_evidence.ipynb #fcedf8be
 RUN = ["dataset", "variant", "paradigm", "strategy", "n_train", "seed", "config"]  # what a run is, as columns of the records
@@ -39,7 +40,7 @@ def read_records(
     **where,  # column=value, or a list of values
 ) -> pd.DataFrame:  # as `loop.records`
     "The records of studies, each run once. Raises FileNotFoundError as `study_file`, ValueError when nothing is left of `where`."
-    table = pd.concat([pd.read_csv(study_file(s, folder), dtype={"space": str, "config": str}) for s in studies], ignore_index=True)
+    table = pd.concat([pd.read_csv(study_file(s, folder), dtype=TEXTS) for s in studies], ignore_index=True)
     table = table.drop_duplicates(["config", "iteration", "set", "metric", "space"])
     for column, value in where.items():
         allowed = table[column].unique()

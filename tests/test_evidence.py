@@ -28,7 +28,7 @@ from collapse_nb.evidence import (
 )
 from collapse_nb.loop import run_loop
 from collapse_nb.metrics import t_interval
-from collapse_nb.sweep import collect, collect_named_study
+from collapse_nb.sweep import TEXTS, collect, collect_named_study
 
 
 def table(rows):
@@ -157,6 +157,12 @@ def test_records_name_what_is_missing(tmp_path):
     assert not both.duplicated(["config", "iteration", "set", "metric", "space"]).any() and set(both.study) == {"digits", "digits-sizes"}
 
 
+def test_a_digest_that_looks_like_a_number_stays_a_text(tmp_path):
+    rows = table([dict(seed=0), dict(seed=1)]).assign(config=["45e52868", "00000012"], commit="123456789012")
+    rows.to_csv(tmp_path / "s.csv", index=False)
+    assert read_records("s", folder=tmp_path).config.tolist() == ["45e52868", "00000012"]
+
+
 def test_images_are_called_without_their_path():
     assert images_label("folder:/data/my pets/", 16) == "my-pets-16px" and images_label("digits") == "digits"
     assert images_label("npz:x/y.npz") == "y.npz" and images_label("cifar10", 16) == "cifar10-16px"
@@ -166,7 +172,7 @@ def test_committed_records_belong_to_the_studies():
     "Every run in a table is a cell of its study's grid: a changed preset makes new runs, and old rows must not stay."
     for file in sorted((ROOT / "figures" / "records").glob("*.csv")):
         if not {"config", "study"} <= set(pd.read_csv(file, nrows=1).columns): continue
-        found = pd.read_csv(file, dtype={"config": str})
+        found = pd.read_csv(file, dtype=TEXTS)
         assert set(found.config) <= {c.digest for c in load_study(file.stem)}, file.name
         assert not found.duplicated(["config", "iteration", "set", "metric", "space"]).any() and (found.study == file.stem).all()
         assert found.commit.notna().all() and not found.dataset.str.contains("[/:]").any()
