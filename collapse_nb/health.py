@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from .config import derive_seed
-from .data import Images, area_resize, channels_first, check_varied, list_pictures, load_images, locate, plain_arrays, read_pictures
+from .data import Images, area_resize, channels_first, check_varied, list_pictures, load_images, locate
+from .data import pixels_of, plain_arrays, read_pictures
 from .entropy import count_copies, kl_entropy
 from .features import SPACES, embed
 from .metrics import PRDC_K, authentic, bootstrap, frechet_distance, memorized, novelty, prdc, same_kind, vendi_score
@@ -58,8 +59,7 @@ def _from_disk(name: str, what: str, side: int | None) -> Images:
 def _from_npz(path: Path, name: str) -> Images:
     "What `Images.save` or `export_npz` wrote, or an array `pixels`."
     arrays = plain_arrays(path)
-    key = next((k for k in ("pixels", "arr_0") if k in arrays), None)
-    if key is None: raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'} (allowed: pixels, or arr_0)")
+    key = pixels_of(arrays, str(path))
     return Images(channels_first(arrays[key], f"{path}: {key}"), grid=float(arrays.get("grid", 1.0)), dataset=str(arrays.get("dataset", name)))
 
 # %% ../nbs/09c_health.ipynb #62333495

@@ -6,8 +6,9 @@
 __all__ = ['PARADIGMS', 'OF_CLASSES', 'replace', 'accumulate', 'Generation', 'real_images', 'first_set', 'fresh_images',
            'classifier_of', 'asked', 'name_classes', 'pool_of', 'choose', 'save_choice', 'training_set', 'classes_of',
            'in_shares', 'unseen_images', 'check_run', 'open_run', 'commit', 'environment', 'record_environment',
-           'class_count', 'generate', 'run_iteration', 'load_generation', 'write_metrics', 'fork_source',
-           'copy_iterations', 'run_loop', 'load_run', 'records', 'provenance', 'clouds', 'pictures', 'most_copied']
+           'class_count', 'generate', 'run_iteration', 'load_generation', 'write_metrics', 'read_config', 'fork_source',
+           'copy_iterations', 'run_loop', 'load_run', 'records', 'provenance', 'pictures', 'clouds', 'album',
+           'most_copied']
 
 # %% ../nbs/10_loop.ipynb #f0a1d098
 import dataclasses
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -372,6 +373,11 @@ def write_metrics(path: Path):
     _write(path / "metrics.csv", table[others + shares + [c for c in table if c.startswith("seconds[")]].to_csv(index=False))
 
 # %% ../nbs/10_loop.ipynb #e870b3ea
+def read_config(path: Path) -> LoopConfig:
+    "The config of a run's directory. Raises FileNotFoundError where there is no run."
+    if not (path / "config.json").is_file(): raise FileNotFoundError(f"{path} holds no run (expected config.json)")
+    return LoopConfig(**json.loads((path / "config.json").read_text()))
+
 def fork_source(
     config: LoopConfig,  # fork_from says which
 ) -> tuple[Path, int, LoopConfig]:  # the run, the iteration, its config
@@ -383,7 +389,7 @@ def fork_source(
     if not (path / "config.json").is_file(): refuse(f"names no run: {path} holds no config.json (allowed: a run's directory)")
     missing = [i for i in range(1, n + 1) if not (path / f"iteration-{i:03d}").is_dir()]
     if missing: refuse(f"names an iteration that is not complete: {missing[0]} is missing (allowed: 1 to {missing[0] - 1})")
-    source = LoopConfig(**json.loads((path / "config.json").read_text()))
+    source = read_config(path)
     differs = [f"{k} = {getattr(source, k)!r} there, {getattr(config, k)!r} here" for k in ("dataset", "side", "n_train", "seed", "spaces")
                if getattr(source, k) != getattr(config, k)]
     if differs: refuse("is another experiment: " + "; ".join(differs) + " (allowed: the same)")
@@ -481,8 +487,7 @@ def _iterations(config: LoopConfig, path: Path, real: Images, lock: FileLock, pr
 def load_run(path: str | Path) -> tuple[LoopConfig, list[Generation]]:
     "Read the complete iterations of a run, without the lock. Raises FileNotFoundError where there is none."
     path = project_root() / path
-    if not (path / "config.json").is_file(): raise FileNotFoundError(f"{path} holds no run (expected config.json)")
-    config = LoopConfig(**json.loads((path / "config.json").read_text()))
+    config = read_config(path)
     real = first_set(config)
     done: list[Generation] = []
     while (path / f"iteration-{len(done) + 1:03d}").is_dir():
@@ -498,7 +503,7 @@ def records(
 ) -> pd.DataFrame:  # columns: study dataset paradigm strategy n_train seed iteration set metric space value config commit variant
     "The metrics of a run, one number a row; `variant` says what else differs from the preset. The dataset is an `images_label`."
     path = project_root() / path
-    config = LoopConfig(**json.loads((path / "config.json").read_text()))
+    config = read_config(path)
     table = pd.read_csv(path / "metrics.csv").melt("iteration", var_name="metric", value_name="value")
     split = table.metric.str.extract(r"^(?P<metric>\w+)(?:\[(?P<space>.+)\])?$")
     about = {k: getattr(config, k) for k in ("dataset", "paradigm", "strategy", "n_train", "seed")}
@@ -523,6 +528,21 @@ def provenance(
                                         label=-1 if label is None else label, known="unknown" if known is None else known)))
     return pd.concat(tables, ignore_index=True)
 
+# %% ../nbs/10_loop.ipynb #afdd7a82
+def pictures(
+    generations: list[Generation],  # a run's
+    count: int = 20,  # images an iteration
+    which: Sequence[int] = (0, -1),  # of the generations; each is taken once
+) -> dict[str, np.ndarray]:  # "generated-n", "nearest-n": uint8 [count, C, H, W]; "distance-n": float64 [count]
+    "The first images of the first and the last iteration, or of others, with their nearest training images (pixels 0..255)."
+    kept = {}
+    for g in {g.iteration: g for g in (generations[i] for i in which)}.values():
+        few = g.generated[:count]
+        distance, index = nearest(few, g.train)
+        kept |= {f"generated-{g.iteration}": few.pixels, f"nearest-{g.iteration}": g.train.pixels[index[:, 0]],
+                 f"distance-{g.iteration}": distance[:, 0]}
+    return kept
+
 # %% ../nbs/10_loop.ipynb #08922e89
 def clouds(
     generations: list[Generation],  # a run's
@@ -537,23 +557,13 @@ def clouds(
     return {f"cloud-{k}": ((x - center) @ directions.T).astype(np.float32) for k, x in sets.items()} | {
         "cloud-share": (scale**2 / (scale**2).sum())[:2]}
 
-# %% ../nbs/10_loop.ipynb #afdd7a82
-def pictures(
+def album(
     generations: list[Generation],  # a run's
-    count: int = 20,  # images an iteration
     samples: int = 10,  # images of every iteration
-) -> dict[str, np.ndarray]:  # "generated-n", "nearest-n": uint8 [count, C, H, W]; "distance-n": float64 [count]; "samples-n", "cloud-n", "cloud-real"
-    """The first images of the first, the third and the last iteration, with their nearest training images (pixels 0..255).
-
-    Of every iteration a few samples, uint8 [samples, C, H, W]. Of the real D_1 and of the first and last G_n the coordinates of its first N images
-    on the two principal directions of D_1, float32 [N, 2], in pixels."""
+) -> dict[str, np.ndarray]:  # as `pictures` and `clouds`; "samples-n": uint8 [samples, C, H, W]
+    "What a study keeps of a run to look at: pairs of the first, the third and the last iteration, a few samples of each, and the clouds."
     kept = {f"samples-{g.iteration}": g.generated[:samples].pixels for g in generations} | clouds(generations)
-    for g in {id(g): g for g in (generations[0], generations[min(2, len(generations) - 1)], generations[-1])}.values():
-        few = g.generated[:count]
-        distance, index = nearest(few, g.train)
-        kept |= {f"generated-{g.iteration}": few.pixels, f"nearest-{g.iteration}": g.train.pixels[index[:, 0]],
-                 f"distance-{g.iteration}": distance[:, 0]}
-    return kept
+    return kept | pictures(generations, which=(0, min(2, len(generations) - 1), -1))
 
 # %% ../nbs/10_loop.ipynb #d9fc740e
 def most_copied(

@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .config import DIRECT, LoopConfig, differences, load_study, project_root, run_dir
-from .loop import load_run, pictures, records
+from .loop import album, load_run, read_config, records
 
 # %% ../nbs/10a_sweep.ipynb #bbc9414b
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
@@ -120,9 +120,9 @@ def collect(
         known = pd.read_csv(file, dtype=TEXTS)
         table = pd.concat([t for t in (known[known.config.isin(earlier)], table) if len(t)], ignore_index=True)
         with np.load(images, allow_pickle=False) as z: kept = {k: z[k] for k in z.files if k.split("/")[0] in earlier}
-    for path in paths:
+    for path in [p for p in paths if read_config(p).seed == table.seed.min()]:
         config, generations = load_run(path)
-        if config.seed == table.seed.min(): kept |= {f"{config.digest}/{k}": v for k, v in pictures(generations[:iterations]).items()}
+        kept |= {f"{config.digest}/{k}": v for k, v in album(generations[:iterations]).items()}
     if order: table = table.sort_values("config", key=lambda c: c.map(order), kind="stable")
     table.to_csv(file, index=False, float_format="%.6g")
     np.savez_compressed(images, **kept)

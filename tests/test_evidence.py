@@ -22,12 +22,16 @@ from collapse_nb.evidence import (
     predict_onset,
     read_pictures,
     read_records,
+    read_smallest,
     said,
+    setting_of,
+    study_names,
     wide,
     within,
 )
 from collapse_nb.loop import run_loop
 from collapse_nb.metrics import t_interval
+from collapse_nb.plots import lines
 from collapse_nb.sweep import TEXTS, collect, collect_named_study
 
 
@@ -148,6 +152,31 @@ def test_the_onset_is_predicted_from_other_sizes():
     assert found.onset.to_dict() == {4: 1, 8: 5, 16: 5, 32: NEVER} and found.stays.to_dict() == {4: 1, 8: NEVER, 16: NEVER, 32: NEVER}
     others = np.mean([[v / values[1] for v in values] for n, values in index.items() if n != 8], axis=0)
     assert found.loc[8, "predicted"] == onset([1, .8, *(.8 * others[2:])]) and found.loc[8, "factor"] == onset([1, .8, .64, .512, .4096])
+
+
+def test_with_one_size_nothing_is_predicted():
+    t = table([dict(n_train=8, iteration=i + 1, metric="index", value=v) for i, v in enumerate([1, .8, .4])])
+    (one,) = predict_onset(t).itertuples()
+    assert math.isnan(one.predicted) and one.onset == 3 and one.factor == NEVER
+
+
+def test_settings_come_from_the_variant_or_the_preset():
+    t = table([dict(variant=v) for v in ("none", "alpha=0.8", "train_factor=2, alpha=0.5")]).assign(study="digits-alpha")
+    assert setting_of(t, "alpha").tolist() == ["0.95", "0.8", "0.5"] and setting_of(t, "train_factor").tolist() == ["1", "1", "2"]
+
+
+def test_studies_may_stand_in_one_text():
+    assert study_names("a, b", "c") == ["a", "b", "c"]
+    assert read_records("digits, digits-sizes").equals(read_records("digits", "digits-sizes"))
+    smallest = read_smallest("digits-sizes, digits", strategy="vanilla", paradigm="replace")
+    assert set(smallest.n_train) == {64, 256} and not smallest.duplicated(["config", "iteration", "set", "metric", "space"]).any()
+
+
+def test_lines_say_which_strategy_lacks_a_metric():
+    import matplotlib.pyplot as plt
+    t = table([dict(strategy="vanilla"), dict(strategy="entropy", metric="index")])
+    with pytest.raises(KeyError, match="no gs.*entropy"): lines(plt.figure().add_subplot(), t, "gs", "pixel")
+    plt.close("all")
 
 
 def test_records_name_what_is_missing(tmp_path):
