@@ -583,8 +583,14 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'collapse_nb.sweep.collect': ('sweep.html#collect', 'collapse_nb/sweep.py'),
                                    'collapse_nb.sweep.collect_named_study': ('sweep.html#collect_named_study', 'collapse_nb/sweep.py'),
                                    'collapse_nb.sweep.complete_iterations': ('sweep.html#complete_iterations', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.executor_for': ('sweep.html#executor_for', 'collapse_nb/sweep.py'),
                                    'collapse_nb.sweep.notebook_parameters': ('sweep.html#notebook_parameters', 'collapse_nb/sweep.py'),
-                                   'collapse_nb.sweep.run_cell': ('sweep.html#run_cell', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.raise_failures': ('sweep.html#raise_failures', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.read_study': ('sweep.html#read_study', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.run_loop_notebook': ('sweep.html#run_loop_notebook', 'collapse_nb/sweep.py'),
                                    'collapse_nb.sweep.run_named_study': ('sweep.html#run_named_study', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.run_notebook': ('sweep.html#run_notebook', 'collapse_nb/sweep.py'),
                                    'collapse_nb.sweep.run_study': ('sweep.html#run_study', 'collapse_nb/sweep.py'),
-                                   'collapse_nb.sweep.standing': ('sweep.html#standing', 'collapse_nb/sweep.py')}}}
+                                   'collapse_nb.sweep.standing': ('sweep.html#standing', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.summary': ('sweep.html#summary', 'collapse_nb/sweep.py'),
+                                   'collapse_nb.sweep.what_failed': ('sweep.html#what_failed', 'collapse_nb/sweep.py')}}}

@@ -1,11 +1,9 @@
-import dataclasses
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -14,7 +12,6 @@ import pytest
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.loop import load_run, open_run, records, run_loop
-from collapse_nb.sweep import collect, notebook_parameters, run_study
 
 SMOKE = dict(train_steps=6, warmup_steps=2, sample_steps=3)
 
@@ -260,23 +257,3 @@ def test_a_table_that_missed_an_iteration_is_made_whole(tmp_path):
     (tmp_path / "r" / "metrics.csv").unlink()
     run(tmp_path / "r")
     assert (tmp_path / "r" / "metrics.csv").read_text() == whole
-
-
-@pytest.mark.slow
-def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path):
-    good = load_preset("smoke", **SMOKE, iterations=1)
-    bad = dataclasses.replace(good, n_train=900, network="UNet48")
-    assert notebook_parameters(bad)["more"] == "network=UNet48; train_steps=6; warmup_steps=2; sample_steps=3"
-    pool, quiet = ThreadPoolExecutor(2), dict(figures_dir=tmp_path / "figures", progress=False)
-    with pytest.raises(ValueError, match="twice"):
-        run_study([good, dataclasses.replace(good, iterations=2)], tmp_path, executor=pool)
-    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed(.|\n)*UNet48"):
-        run_study([bad, good], tmp_path, executor=pool, **quiet)
-    path, notebook = tmp_path / good.name, tmp_path / good.name / "run_loop.ipynb"
-    assert (path / "metrics.csv").exists() and notebook.exists()
-    stamp = notebook.stat().st_mtime_ns
-    assert run_study([good], tmp_path, executor=pool, **quiet) == [path] and notebook.stat().st_mtime_ns == stamp
-    table = collect([path], "s", tmp_path / "records")
-    assert (tmp_path / "records" / "s.csv").exists() and set(table.config) == {good.digest}
-    with np.load(tmp_path / "records" / "s-pictures.npz") as z:
-        assert any(k.endswith("/generated-1") for k in z)
