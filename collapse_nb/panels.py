@@ -22,7 +22,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from .evidence import correlation, paired, r_said, read_records, said
-from .plots import STYLE, line_style, lines, pick, save_figure, space_title
+from .plots import STYLE, line_style, lines, pick, save_figure, show, space_title
 
 # %% ../nbs/11b_panels.ipynb #bf990477
 SETTINGS = {"digits": "digits", "cifar10-jpeg-16px": "CIFAR-10 (JPEG copies, 16x16)", "fashion_mnist-16px": "Fashion-MNIST, 16x16",
@@ -233,8 +233,7 @@ def draw(
     out_dir: str | Path,  # where NAME.png, .svg and .json go
     **more,  # anything else the figure depends on
 ) -> Figure:
-    "Save a figure with its provenance, and make it small for the page."
+    "Save a figure with its provenance, and show it, small, with its alternative text."
     saved = save_figure(fig, name, drawn_from(table, records, **more), out_dir)
-    fig.set_dpi(80)
     print(f"{Path(out_dir).name}/{saved.name}: {table.config.nunique()} runs of {', '.join(sorted(table.study.unique()))}")
-    return fig
+    return show(fig, 80)

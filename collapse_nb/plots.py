@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['STYLE', 'UNITS', 'line_style', 'pick', 'space_title', 'lines', 'plot_metric', 'plot_reference', 'plot_unseen',
            'plot_index', 'plot_provenance', 'plot_classes', 'draw_tiles', 'draw_pairs', 'draw_copies', 'pictures_of',
-           'setting', 'frechet_space', 'loop_figure', 'provenance_figure', 'in_words', 'save_figure']
+           'setting', 'frechet_space', 'loop_figure', 'provenance_figure', 'in_words', 'describe', 'show',
+           'save_figure']
 
 # %% ../nbs/11_plots.ipynb #dd67e27e
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -25,7 +28,7 @@ from .config import project_root
 # %% ../nbs/11_plots.ipynb #8c021f5b
 _C = sns.color_palette("colorblind")
 STYLE = dict(vanilla=dict(color=_C[0], ls="--", marker="o"), threshold_decay=dict(color=_C[2], ls="-.", marker="s"),
-             entropy=dict(color=_C[3], ls="-", marker="^"), max_entropy=dict(color=_C[4], ls="-", marker="D"))
+             entropy=dict(color=_C[3], ls="-", marker="^"), max_entropy=dict(color=_C[4], ls=(0, (6, 1, 1, 1, 1, 1)), marker="D"))
 UNITS = dict(gs="GS", entropy="entropy of $D_n$ [nats]", frechet="Frechet distance of $G_n$", mnnd="MNND", variance="variance",
              memorized="memorized fraction", index="generalization index")
 
@@ -317,6 +320,34 @@ def in_words(
                  f"{'; means over seeds' if table.seed.nunique() > 1 else ''}.")
     return "\n\n".join(lines)
 
+# %% ../nbs/11_plots.ipynb #2ab195f7
+def describe(
+    fig: Figure,  # a drawn figure
+) -> str:  # one line
+    "What a figure shows, from its own titles, axis labels and legends: its alternative text."
+    def told(*texts):
+        plain = (re.sub(r"\s+", " ", re.sub(r"[${}\\]", "", t)).strip() for t in texts)
+        return "; ".join(dict.fromkeys(filter(None, plain)))
+    pictures = [ax for ax in fig.axes if ax.images and not ax.get_xlabel()]
+    plots = [ax for ax in fig.axes if ax not in pictures]
+    legends = [*fig.legends, *(ax.get_legend() for ax in fig.axes), *(g for f in fig.subfigs for g in f.legends)]
+    said = {"": told(*(f.get_suptitle() for f in (fig, *fig.subfigs)), *(t for ax in fig.axes for t in (ax.get_title(), ax.get_title("left")))),
+            "Vertical: ": told(*(ax.get_ylabel() for ax in plots)), "Horizontal: ": told(*(ax.get_xlabel() for ax in plots)),
+            "Legend: ": told(*(t.get_text() for g in legends if g for t in g.get_texts())),
+            "Pictures: ": str(sum(len(ax.images) for ax in pictures)) if pictures else ""}
+    return ". ".join(k + v for k, v in said.items() if v)
+
+# %% ../nbs/11_plots.ipynb #0562a79b
+def show(
+    fig: Figure,  # a drawn figure
+    dpi: float | None = None,  # of the page; None: the figure's own
+) -> Figure:
+    "Show a figure in the notebook, with its alternative text, once."
+    if dpi: fig.set_dpi(dpi)
+    display(fig, metadata={"image/png": dict(alt=describe(fig))})
+    plt.close(fig)
+    return fig
+
 # %% ../nbs/11_plots.ipynb #30e79793
 def save_figure(
     fig: Figure,  # what to save
@@ -328,7 +359,7 @@ def save_figure(
     folder = project_root() / out_dir
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+        fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Title": name, "Description": describe(fig)})
+    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None, "Description": describe(fig)})
     (folder / f"{name}.json").write_text(json.dumps(parameters, indent=1, default=str) + "\n")
     return folder / f"{name}.png"

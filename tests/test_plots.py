@@ -1,9 +1,17 @@
+import itertools
+import re
+
+import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from matplotlib.colors import to_rgb
+from PIL import Image
 
-from collapse_nb.plots import in_words, pick, pictures_of, setting
+from collapse_nb.panels import DATASET_LOOKS, size_style
+from collapse_nb.plots import STYLE, describe, in_words, line_style, pick, pictures_of, save_figure, setting, show
 
 
 @pytest.fixture
@@ -42,3 +50,68 @@ def test_pictures_belong_to_the_runs(table):
     assert set(kept) == {"vanilla", "entropy"}
     assert (kept["vanilla"]["generated-1"] == kept["entropy"]["generated-1"]).all()  # one seed, one first iteration
     assert not (kept["vanilla"]["generated-5"] == kept["entropy"]["generated-5"]).all()
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1: linear RGB as seen without one kind of cone.
+BLIND = dict(
+    protan=[[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    deutan=[[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    tritan=[[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]])
+
+
+def lab(color, cones=None):
+    "CIELAB (D65) of a colour, perhaps as a colour-blind reader sees it."
+    c = np.array(to_rgb(color))
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    if cones: linear = np.clip(np.array(BLIND[cones]) @ linear, 0, 1)
+    xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]) @ linear
+    t = xyz / [0.95047, 1, 1.08883]
+    f = np.where(t > (6 / 29) ** 3, np.cbrt(t), t / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+PALETTES = dict(
+    strategies=[line_style(s)["color"] for s in STYLE], sizes=[size_style(n, [64, 128, 256, 512, 1000])["color"] for n in (64, 128, 256, 512, 1000)],
+    datasets=[color for color, _ in DATASET_LOOKS])
+
+
+@pytest.mark.parametrize("cones", [None, *BLIND])
+@pytest.mark.parametrize("palette", PALETTES)
+def test_colours_stay_apart_for_colour_blind_readers(palette, cones):
+    "Ten units of CIELAB are more than four times what is just noticeable."
+    seen = [lab(c, cones) for c in PALETTES[palette]]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 10
+    assert all(abs(s[0] - 100) > 12 for s in seen), "pale on white"
+
+
+def test_red_and_green_would_not_do():
+    assert np.linalg.norm(lab("#a55300", "deutan") - lab("#667700", "deutan")) < 10 < np.linalg.norm(lab("#a55300") - lab("#667700"))
+
+
+def test_nothing_is_told_by_colour_alone():
+    for looks in ([line_style(s) for s in STYLE], [size_style(n, range(4)) for n in range(4)]):
+        for key in ("marker", "ls", "color"): assert len({str(look[key]) for look in looks}) == len(looks), key
+    assert len({m for _, m in DATASET_LOOKS}) == len(DATASET_LOOKS)
+
+
+def test_a_figure_says_what_it_shows(tmp_path):
+    fig, (left, right) = plt.subplots(1, 2)
+    left.plot([1, 2], [3, 4], label="vanilla"); left.set(title="digits, $N$ = 64", xlabel="iteration n", ylabel="GS\n(pixels 0..255)"); left.legend()
+    right.imshow(np.zeros((4, 4))); right.set_title("samples")
+    words = "digits, N = 64; samples. Vertical: GS (pixels 0..255). Horizontal: iteration n. Legend: vanilla. Pictures: 1"
+    assert describe(fig) == words
+    saved = save_figure(fig, "one", {}, tmp_path)
+    assert Image.open(saved).info["Description"] == words and f"<dc:description>{words}</dc:description>" in saved.with_suffix(".svg").read_text()
+    assert show(fig) is fig and fig.number not in plt.get_fignums()
+
+
+@pytest.mark.parametrize("path", sorted(p for k in ("fig_*", "demo_*", "ledger*") for p in (ROOT / "nbs").glob(f"{k}.ipynb")), ids=lambda p: p.stem)
+def test_pictures_in_notebooks_have_alternative_texts(path):
+    outputs = [o for c in nbformat.read(path, 4).cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    assert outputs or not path.stem.startswith("fig_")
+    assert all(len(o.metadata.get("image/png", {}).get("alt", "")) > 20 for o in outputs)
+
+
+def test_pictures_of_the_readme_have_alternative_texts():
+    found = re.findall(r"!\[([^\]]*)\]\((figures/[^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(found) >= 3 and all(len(words) > 20 and (ROOT / file).with_suffix(".svg").exists() for words, file in found)
