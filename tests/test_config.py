@@ -1,7 +1,9 @@
 import subprocess
 import sys
 import textwrap
+import types
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +185,22 @@ def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_NB_SETTINGS", str(tmp_path / "none.ini"))
     with pytest.raises(FileNotFoundError, match=r"none\.ini"):
         C.load_preset("demo")
+
+
+def test_drive_is_used_on_colab_or_its_absence_is_said(tmp_path, monkeypatch):
+    "google.colab is Google's; here it mounts, or refuses. That an installed package then works on Drive is seen in test_installed."
+    monkeypatch.chdir(tmp_path)
+    assert not C.on_colab() and C.work_on_drive() == tmp_path
+    colab, mounted = types.ModuleType("google.colab"), []
+    colab.drive = types.SimpleNamespace(mount=mounted.append)
+    for name, module in {"google": types.ModuleType("google"), "google.colab": colab}.items(): monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(C, "DRIVE", tmp_path / "drive")
+    assert C.on_colab()
+    with pytest.raises(OSError, match=rf"installed from the checkout {C.project_root()}.*drive False"): C.work_on_drive()
+    assert mounted == [str(tmp_path / "drive")] and Path.cwd() == tmp_path / "drive" / "MyDrive" / "collapse_nb"
+    def refuse(path): raise ValueError("mount failed")
+    colab.drive.mount = refuse
+    with pytest.raises(OSError, match="no Google Drive: mount failed .*drive False"): C.work_on_drive()
 
 
 def test_injected_typos_are_found():

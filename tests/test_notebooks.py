@@ -42,6 +42,19 @@ def test_tags_and_kernel_survive_nbdev_clean(name, cleaned):
     assert copy.read_bytes() == (ROOT / "nbs" / f"{name}.ipynb").read_bytes()
 
 
+def test_what_colab_reads_survives_nbdev_clean(cleaned):
+    "The accelerator that a notebook asks for; the demos for a CPU ask for none."
+    asked = {n: nbformat.read(cleaned / f"{n}.ipynb", 4).metadata for n in RUNNABLE if n.startswith("demo_")}
+    assert {n: m.get("accelerator") for n, m in asked.items()} == dict(demo_check_my_images=None, demo_cifar10_gpu="GPU", demo_quickstart=None)
+    assert asked["demo_cifar10_gpu"].colab == dict(gpuType="T4", provenance=[])
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_the_badge_opens_this_notebook(name):
+    head, github = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", 4).cells[1].source, "https://colab.research.google.com/github/collapse-nb/collapse_nb"
+    assert head.count("colab-badge.svg") == head.count(f"]({github}/blob/main/nbs/{name}.ipynb)") == 1
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_no_injected_cell_is_committed(name):
     assert "injected-parameters" not in (ROOT / "nbs" / f"{name}.ipynb").read_text()
