@@ -193,7 +193,8 @@ def collect(
     folder, name = project_root() / folder, name or study
     folder.mkdir(parents=True, exist_ok=True)
     file, images = folder / f"{name}.csv", folder / f"{name}-pictures.npz"
-    table = pd.concat([records(p, study) for p in paths], ignore_index=True) if paths else pd.DataFrame(columns=["iteration", "metric", "config"])
+    empty = pd.DataFrame(columns=["iteration", "metric", "space", "value", "config"])
+    table = pd.concat([records(p, study) for p in paths], ignore_index=True) if paths else empty
     nothing = (table.metric == "share") & (table.value == 0) & (table.space != "0")
     table = table[~(table.metric.isin(IN_RUNS) | nothing) & (table.iteration <= (iterations or np.inf))]
     order, earlier, kept = {digest: i for i, digest in enumerate(keep)}, set(keep) - set(table.config), {}
