@@ -236,4 +236,4 @@ def draw(
     "Save a figure with its provenance, and show it, small, with its alternative text."
     saved = save_figure(fig, name, drawn_from(table, records, **more), out_dir)
     print(f"{Path(out_dir).name}/{saved.name}: {table.config.nunique()} runs of {', '.join(sorted(table.study.unique()))}")
-    return show(fig, 80)
+    return show(fig, 80, colors=256)

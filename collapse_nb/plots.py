@@ -12,16 +12,19 @@ __all__ = ['STYLE', 'UNITS', 'line_style', 'pick', 'space_title', 'lines', 'plot
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Image as Picture
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from .config import project_root
 
@@ -334,6 +337,7 @@ def describe(
     said = {"": told(*(f.get_suptitle() for f in (fig, *fig.subfigs)), *(t for ax in fig.axes for t in (ax.get_title(), ax.get_title("left")))),
             "Vertical: ": told(*(ax.get_ylabel() for ax in plots)), "Horizontal: ": told(*(ax.get_xlabel() for ax in plots)),
             "Legend: ": told(*(t.get_text() for g in legends if g for t in g.get_texts())),
+            "Words: ": told(*(t.get_text() for ax in fig.axes if not ax.axison for t in ax.texts)),
             "Pictures: ": str(sum(len(ax.images) for ax in pictures)) if pictures else ""}
     return ". ".join(k + v for k, v in said.items() if v)
 
@@ -341,10 +345,12 @@ def describe(
 def show(
     fig: Figure,  # a drawn figure
     dpi: float | None = None,  # of the page; None: the figure's own
+    colors: int | None = None,  # keep the page small with fewer colours, at most 256; None: all of them
 ) -> Figure:
     "Show a figure in the notebook, with its alternative text, once."
-    if dpi: fig.set_dpi(dpi)
-    display(fig, metadata={"image/png": dict(alt=describe(fig))})
+    fig.savefig(page := BytesIO(), format="png", dpi=dpi or fig.dpi, bbox_inches="tight")
+    if colors: Image.open(page).convert("RGB").quantize(colors, Image.Quantize.FASTOCTREE).save(page := BytesIO(), "png", optimize=True)
+    display(Picture(page.getvalue(), metadata=dict(alt=describe(fig))))
     plt.close(fig)
     return fig
 
