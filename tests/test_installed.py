@@ -114,6 +114,14 @@ def test_the_command_line_runs_outside_the_repository(smoke):
     assert sorted(p.name for p in folder.iterdir()) == ["figures", "runs"]
 
 
+@pytest.mark.slow
+def test_a_sweep_outside_the_repository(fresh, demo):
+    more = "strategy=vanilla; iterations=1; train_steps=6; warmup_steps=2; sample_steps=3; spaces=pixel"
+    said = executed(fresh, *demo("run_sweep", study="smoke", more=more, workers=1), pictures=0)
+    assert "numbers of 1 runs" in said and len(list(demo.here.glob("runs/smoke-*/run_loop.ipynb"))) == 1
+    assert (fresh.own / "collapse_nb" / "run_loop.ipynb").read_bytes() == (ROOT / "nbs" / "run_loop.ipynb").read_bytes()
+
+
 # ---- the demos
 
 @pytest.mark.slow
