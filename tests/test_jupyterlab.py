@@ -82,7 +82,7 @@ class Lab:
         self.click(".lm-MenuBar-itemLabel", name)
         self.click(".lm-Menu-itemLabel", entry)
 
-    def state(self) -> dict:
+    def state(self) -> dict | None:  # None where no notebook is open yet
         return self.driver.execute_script(STATE)
 
     def ready(self, tab: str):
@@ -90,7 +90,7 @@ class Lab:
         self.click(f"{TAB}.lm-mod-current .lm-TabBar-tabLabel", tab)
         def up():
             state = self.state()
-            return (state["dialogs"] or (state["kernel"] == "idle" and state["name"].startswith("Python 3"))) and state
+            return state and (state["dialogs"] or (state["kernel"] == "idle" and (state["name"] or "").startswith("Python 3"))) and state
         state = self.until(up, f"the kernel of {tab}", PATIENCE)
         assert not state["dialogs"], state["dialogs"]  # nobody is asked for a kernel
 
