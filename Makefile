@@ -7,7 +7,7 @@ READY := .venv/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help install demo test unchanged figures docs export bench clean
+.PHONY: help install demo test browser unchanged figures docs export bench clean
 
 help:
 	@echo "make demo     the loop on 8x8 digits, vanilla against entropy selection, drawn (minutes)"
@@ -35,10 +35,19 @@ demo: $(READY)
 	@echo "Each run's figure:   figures/local/loop-demo-*.png"
 	@echo "Each run's notebook: runs/demo-*/run_loop.ipynb, its numbers: runs/demo-*/metrics.csv"
 
-test: $(READY) unchanged
+test: $(READY) browser unchanged
 	$(BIN)/ruff check .
 	$(ONE_THREAD) $(BIN)/nbdev-test --n-workers 2 --timing
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# JupyterLab's test drives a browser. Without one it is skipped, or fails where CI or COLLAPSE_NB_BROWSER=1 says that it must run.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq
+browser:
+	@if command -v chromedriver >/dev/null || [ -n "$$CHROMEWEBDRIVER" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "Installing chromium and chromium-driver, once"; \
+	  $(APT) update >/dev/null && $(APT) install -y --no-install-recommends chromium chromium-driver >/dev/null \
+	  || echo "They could not be installed: see apt-get's message above"; \
+	else echo "No chromedriver: JupyterLab's test needs one (apt-get install chromium chromium-driver)"; fi
 
 # The notebooks are clean and the modules are what they export. (nbdev-export writes pyproject.toml anew, as it was: no reason to install again.)
 STATE = cat nbs/*.ipynb collapse_nb/*.py settings.ini pyproject.toml | sha256sum

@@ -48,6 +48,15 @@ def test_data_flows_down_the_list_of_notebooks(path):
     assert used <= set(above), used - set(above)
 
 
+def test_the_index_lists_every_notebook_and_its_links_lead_somewhere():
+    text = "\n".join(c.source for c in nbformat.read(ROOT / "nbs" / "index.ipynb", 4).cells if c.cell_type == "markdown")
+    assert text.startswith("# ") and "\n> " in text and "colab" in text
+    links = re.findall(r"\[([^]]*)\]\((?!http)([^)]+)\)", text)
+    assert not [link for _, link in links if not (ROOT / "nbs" / link).exists()]
+    assert not [(name, link) for name, link in links if link.endswith(".ipynb") and link != f"{name}.ipynb"]
+    assert {p.name for p in (ROOT / "nbs").glob("*.ipynb")} - {link for _, link in links} == {"index.ipynb"}
+
+
 def test_readme_commands_exist():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", readme, re.M):
