@@ -292,6 +292,7 @@ def report(a: argparse.Namespace) -> int:
     if a.json: write_whole(a.json, lambda f: f.write(json.dumps(health.to_dict(), indent=1).encode()))
     title = f'<!doctype html><meta charset="utf-8"><title>Health of {html.escape(Path(a.generated).name)}</title>'
     if a.html: write_whole(a.html, lambda f: f.write((title + health._repr_html_()).encode()))
+    for file in filter(None, (a.json, a.html)): print(f"written: {file}")
     return int(a.strict and any(v.found for v in health.verdicts))
 
 # %% ../nbs/12_cli.ipynb #4ef2149b

@@ -168,14 +168,13 @@ def change(
     metric: str,
     space: str,
 ) -> dict:  # as `finding`; value at the last iteration, base at the first
-    "Last minus first iteration, mean over the seeds with a 95% t interval. Raises ValueError when the records mix settings, or have none."
+    "Last minus first iteration that all seeds reached, and a 95% t interval. Raises ValueError when the records mix settings, or have none."
     rows = table[(table.metric == metric) & (table.space == space)]
     if rows.empty: raise ValueError(f"the records have no {metric}[{space}]")
     one_setting(rows)
-    course = rows.pivot_table("value", "seed", "iteration")
+    course = rows.pivot_table("value", "seed", "iteration").dropna(axis=1)
     first, last = course[course.columns.min()], course[course.columns.max()]
-    moved = (last - first).dropna()
-    return finding(last.mean(), first.mean(), t_interval(moved), len(moved), course.columns.max())
+    return finding(last.mean(), first.mean(), t_interval(last - first), len(course), course.columns.max())
 
 def over_sizes(
     table: pd.DataFrame,  # records of one dataset, paradigm and strategy, several N
