@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN', 'VERDICTS', 'PREDICTORS', 'NEVER', 'once', 'study_file', 'study_names', 'read_records', 'read_pictures',
            'read_smallest', 'setting_of', 'wide', 'one_setting', 'last_common', 'finding', 'paired', 'said', 'change',
-           'over_sizes', 'judge', 'points', 'within', 'correlation', 'r_said', 'leave_one_out', 'predictors', 'onset',
-           'predict_onset']
+           'over_sizes', 'judge', 'failed_training', 'points', 'within', 'correlation', 'r_said', 'leave_one_out',
+           'predictors', 'onset', 'predict_onset']
 
 # %% ../nbs/11a_evidence.ipynb #7ccb57e8
 import math
@@ -205,6 +205,17 @@ def judge(
     if math.isnan(low) or math.isnan(high): return VERDICTS[3]
     if sign == 0: return VERDICTS[0] if -margin < low and high < margin else VERDICTS[2] if low > margin or high < -margin else VERDICTS[1]
     return VERDICTS[0] if sign * low > 0 and sign * high > 0 else VERDICTS[2] if sign * low < 0 and sign * high < 0 else VERDICTS[1]
+
+# %% ../nbs/11a_evidence.ipynb #7c0438dd
+def failed_training(
+    table: pd.DataFrame,  # records, `loss` among them
+    factor: float = 2,  # a loss of more than this times the previous iteration's has failed
+) -> pd.DataFrame:  # a row a failure: dataset, paradigm, strategy, n_train, seed, iteration, loss, before (the loss of the iteration before)
+    "The iterations whose training did not work out."
+    key = ["dataset", "paradigm", "strategy", "n_train", "seed", "config"]
+    loss = table[table.metric == "loss"].sort_values([*key, "iteration"]).rename(columns={"value": "loss"})[[*key, "iteration", "loss"]]
+    loss["before"] = loss.groupby("config").loss.shift()
+    return loss[loss.loss > factor * loss.before].drop(columns="config").reset_index(drop=True)
 
 # %% ../nbs/11a_evidence.ipynb #5105e47d
 PREDICTORS = dict(entropy=False, entropy_generated=False, variance=True, mnnd=True)  # metric -> whether it enters by its logarithm

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'AXES', 'CALLED', 'DATASET_LOOKS', 'dataset_title', 'axis_title', 'size_style', 'in_this_order',
            'records_by_size', 'sizes_said', 'in_order', 'each_setting', 'seeds_said', 'strategy_panels', 'legend_above',
-           'legend_in_order', 'panel_words', 'scatter', 'draw_line', 'plain_numbers', 'pooled_scatter',
+           'legend_in_order', 'panel_words', 'failures_said', 'scatter', 'draw_line', 'plain_numbers', 'pooled_scatter',
            'scatter_legend', 'drawn_from', 'draw']
 
 # %% ../nbs/11b_panels.ipynb #7ea0a269
@@ -21,7 +21,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .evidence import correlation, paired, r_said, read_records, said
+from .evidence import correlation, failed_training, paired, r_said, read_records, said
 from .plots import STYLE, line_style, lines, pick, save_figure, show, space_title
 
 # %% ../nbs/11b_panels.ipynb #bf990477
@@ -156,6 +156,14 @@ def panel_words(
             pair = paired(some, metric, space, strategy)
             out.append(f"{dataset}, {paradigm}, iteration {pair['iteration']}: {strategy} {said(pair)}")
     return "\n".join([*out, f"{AXES.get(metric, metric).replace('$', '')}, {space_title(space)}; each strategy against vanilla"])
+
+def failures_said(
+    table: pd.DataFrame,  # records, `loss` among them
+) -> str:  # one line a failure; "" where there is none
+    "The trainings that failed, as `evidence.failed_training` finds them."
+    return "\n".join(f"{r.dataset}, {r.paradigm}, {r.strategy}, N = {r.n_train}, seed {r.seed}: the training of iteration {r.iteration} FAILED (loss "
+                     f"{r.before:.2g} before, then {r.loss:.2g}); from there on the line tells of that, not of collapse"
+                     for r in failed_training(table).itertuples())
 
 # %% ../nbs/11b_panels.ipynb #f6d80b45
 def scatter(

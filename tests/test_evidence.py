@@ -13,6 +13,7 @@ from collapse_nb.evidence import (
     NEVER,
     change,
     correlation,
+    failed_training,
     judge,
     leave_one_out,
     onset,
@@ -31,6 +32,7 @@ from collapse_nb.evidence import (
 )
 from collapse_nb.loop import run_loop
 from collapse_nb.metrics import t_interval
+from collapse_nb.panels import failures_said
 from collapse_nb.plots import lines
 from collapse_nb.sweep import TEXTS, collect, collect_named_study
 
@@ -228,3 +230,13 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     alone = collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records")  # asked for one run: the table has that
     assert set(alone.config) == {b.digest}
     with pytest.raises(ValueError, match="unknown"): collect_named_study("none such", **about)
+
+
+def test_a_training_that_failed_is_told():
+    made_up = table([dict(metric="loss", iteration=n, value=v, seed=s) for s, losses in enumerate(([.3, .2, .7, .9], [.3, .2, .3, .2])) for n, v in
+                     enumerate(losses, 1)])
+    (row,) = failed_training(made_up).itertuples()
+    assert (row.seed, row.iteration, row.loss, row.before) == (0, 3, .7, .2) and len(failed_training(made_up, factor=1.4)) == 2
+    assert failures_said(made_up).count("\n") == 0 and "seed 0: the training of iteration 3 FAILED" in failures_said(made_up)
+    known = failed_training(read_records("cifar"))[["paradigm", "strategy", "seed", "iteration"]]
+    assert ("accumulate", "entropy", 0, 5) in set(known.itertuples(index=False, name=None))
