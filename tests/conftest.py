@@ -1,6 +1,7 @@
 """What the tests share: the project's root, and notebooks executed as a reader would, through papermill."""
 
 import os
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,17 @@ import pytest
 
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+UNBORN = "Kernel died before"  # its first cell: kernels that start at once may choose the same port, and then one of them is started again
+
+
+def papermill_process(command, **options) -> subprocess.CompletedProcess:
+    "Run papermill as a process, with its output kept."
+    for _ in range(3):
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **options)
+        if UNBORN not in done.stderr: break
+    return done
 
 
 @pytest.fixture(scope="session")
@@ -21,11 +33,13 @@ def execute(tmp_path):
     import papermill
 
     def run(name: str, **parameters):
+        files = ROOT / "nbs" / f"{name}.ipynb", tmp_path / f"{name}-out.ipynb"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return papermill.execute_notebook(
-                ROOT / "nbs" / f"{name}.ipynb", tmp_path / f"{name}-out.ipynb", parameters, cwd=ROOT, progress_bar=False,
-                kernel_name="python3")
+            for again in (True, True, False):
+                try: return papermill.execute_notebook(*files, parameters, cwd=ROOT, progress_bar=False, kernel_name="python3")
+                except RuntimeError as e:
+                    if not (again and UNBORN in str(e)): raise
 
     return run
 

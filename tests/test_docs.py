@@ -75,7 +75,7 @@ def test_pictures_have_alternative_texts(pages):
     pictures = [(name, i) for name, page in pages.items() for i in re.findall(r"<img\b[^>]*>", page) if "_static/" not in i]
     assert len(pictures) > 20
     assert not [(name, i[:200]) for name, i in pictures if not re.search(r'\balt="[^"]{8,}"', i) or re.search(r'alt="[^"]*\.png"', i)]
-    assert "only the choice of the next training set differs" in re.search(r'<img\b[^>]*alt="([^"]*)"', pages["nbs/fig_demo"])[1]
+    assert "Frechet distance of G_n; share of D_n. Horizontal: iteration n" in re.search(r'<img\b[^>]*alt="([^"]*)"', pages["nbs/fig_demo"])[1]
 
 
 @pytest.mark.slow

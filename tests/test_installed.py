@@ -15,7 +15,7 @@ import matplotlib
 import nbformat
 import pytest
 import torch
-from conftest import ROOT, text_of
+from conftest import ROOT, papermill_process, text_of
 from test_data_files import batches
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -73,7 +73,7 @@ def demo(fresh, tmp_path):
         nbformat.write(notebook, here / f"{name}.ipynb")
         named = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
         command = [fresh.python, "-m", "papermill", "--no-progress-bar", "-k", "python3", f"{name}.ipynb", out, *named]
-        done = subprocess.run([str(c) for c in command], cwd=here, env=fresh.env | (env or {}), capture_output=True, text=True)
+        done = papermill_process(command, cwd=here, env=fresh.env | (env or {}))
         return done, nbformat.read(out, 4)
 
     run.here = here
@@ -248,6 +248,8 @@ def test_the_install_cell_installs_from_github_or_says_why_not(tmp_path):
     assert failed.returncode and re.search(said, failed.stderr, re.S), failed.stderr
     copy.mkdir()
     for name in ("pyproject.toml", "settings.ini", "README.md", "LICENSE"): shutil.copy(ROOT / name, copy)
+    (copy / "nbs").mkdir()
+    shutil.copy(ROOT / "nbs" / "run_loop.ipynb", copy / "nbs")
     shutil.copytree(ROOT / "collapse_nb", copy / "collapse_nb", ignore=shutil.ignore_patterns("__pycache__"))
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "copy"]):
         subprocess.run(["git", *command], cwd=copy, env=clean_environment(tmp_path), check=True)
