@@ -134,6 +134,7 @@ class LoopConfig:
     beta2: float = _value("AdamW's second decay rate", low=0, below=1)
     weight_decay: float = _value("AdamW's decoupled weight decay", low=0)
     grad_clip: float = _value("largest gradient norm", above=0)
+    retries: int = _value("trainings of an iteration anew, each at half the learning rate, where its training failed; 0: none", low=0, neutral=2)
     ema_decay: float = _value("decay of the weight average that samples are drawn from; 0: the last weights", low=0, below=1)
     label_dropout: float = _value("classifier-free guidance: share of labels replaced by the null class in training", low=0, below=1, neutral=0.1)
     flip: bool = _value("mirror half of the training images, left to right", neutral=False)

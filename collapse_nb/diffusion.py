@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'P_MEAN', 'P_STD', 'PRECISIONS', 'ddpm_objective', 'edm_objective', 'draw_batch', 'drop_labels',
-           'TrainState', 'learning_rate', 'Training', 'backward', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'train']
+           'TrainState', 'learning_rate', 'Training', 'backward', 'Diverged', 'train_step', 'save_checkpoint',
+           'load_checkpoint', 'train']
 
 # %% ../nbs/07_diffusion.ipynb #b4cd2e64
 import hashlib
@@ -168,8 +168,11 @@ def _out_of_memory(config: LoopConfig) -> ValueError:
         advice = f"try accumulate_steps = {2 * config.accumulate_steps}, parts of {-(-part // 2)}, or batch_size = {config.batch_size // 2}"
     return ValueError(f"batch_size = {config.batch_size} in parts of {part} does not fit into the memory of {config.device} ({advice})")
 
+class Diverged(ValueError):
+    "The loss is not a finite number."
+
 def train_step(training: Training, model: Denoiser, data: tuple[Tensor, Tensor | None], config: LoopConfig, iteration: int):
-    "One optimizer step on (pixels, labels); appends its loss. Raises ValueError where it is not finite, or memory does not suffice."
+    "One optimizer step on (pixels, labels); appends its loss. Raises Diverged where it is not finite, ValueError where memory does not suffice."
     step, weights = len(training.losses), list(training.unet.parameters())
     generator = torch.Generator().manual_seed(derive_seed(config.seed, iteration, "train", step))
     try:
@@ -183,7 +186,7 @@ def train_step(training: Training, model: Denoiser, data: tuple[Tensor, Tensor |
     except torch.cuda.OutOfMemoryError: raise _out_of_memory(config) from None
     if training.average: _average(training.average, weights, config.ema_decay, step)
     if not math.isfinite(loss):
-        raise ValueError(f"the loss of step {step + 1} is {loss} (learning_rate = {config.learning_rate}: try a smaller one)")
+        raise Diverged(f"the loss of step {step + 1} is {loss} (learning_rate = {config.learning_rate}: try a smaller one)")
     training.losses.append(loss)
 
 # %% ../nbs/07_diffusion.ipynb #bbafa8c4
@@ -256,8 +259,8 @@ def train(
     """Train on `images`; run the iterator to its end. A batch is drawn with replacement and may be larger than the data.
     Under `accelerate launch` every process runs this with the same arguments and ends with the same weights; the first writes checkpoints.
 
-    Raises ValueError where all images are equal, or of another shape or class than the model's, where the loss is not finite, memory does
-    not suffice, or the checkpoint is broken or another training's. The checkpoint is left for the caller to remove."""
+    Raises ValueError where all images are equal, or of another shape or class than the model's, Diverged, a ValueError, where the loss is not finite,
+    ValueError where memory does not suffice, or the checkpoint is broken or another training's. The checkpoint is left for the caller to remove."""
     _check_training_set(model, images, config, iteration)
     join(config.device)
     training, device = Training.start(model.unet, config), torch.device(config.device)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN', 'VERDICTS', 'PREDICTORS', 'NEVER', 'once', 'study_file', 'study_names', 'read_records', 'read_pictures',
            'read_smallest', 'setting_of', 'wide', 'one_setting', 'last_common', 'finding', 'paired', 'said', 'change',
-           'over_sizes', 'judge', 'failed_training', 'points', 'within', 'correlation', 'r_said', 'leave_one_out',
-           'predictors', 'onset', 'predict_onset']
+           'over_sizes', 'judge', 'failed_training', 'repeated_training', 'points', 'within', 'correlation', 'r_said',
+           'leave_one_out', 'predictors', 'onset', 'predict_onset']
 
 # %% ../nbs/11a_evidence.ipynb #7ccb57e8
 import math
@@ -211,11 +211,20 @@ def failed_training(
     table: pd.DataFrame,  # records, `loss` among them
     factor: float = 2,  # a loss of more than this times the previous iteration's has failed
 ) -> pd.DataFrame:  # a row a failure: dataset, paradigm, strategy, n_train, seed, iteration, loss, before (the loss of the iteration before)
-    "The iterations whose training did not work out."
+    "The iterations whose training did not work out, also where `loop.fit` repeated it."
     key = ["dataset", "paradigm", "strategy", "n_train", "seed", "config"]
     loss = table[table.metric == "loss"].sort_values([*key, "iteration"]).rename(columns={"value": "loss"})[[*key, "iteration", "loss"]]
     loss["before"] = loss.groupby("config").loss.shift()
     return loss[loss.loss > factor * loss.before].drop(columns="config").reset_index(drop=True)
+
+def repeated_training(
+    table: pd.DataFrame,  # records
+) -> pd.DataFrame:  # a row an iteration: dataset, paradigm, strategy, n_train, seed, iteration, trainings, learning_rate (of the one that counts)
+    "The iterations that were trained anew, because their first training failed."
+    key = ["dataset", "paradigm", "strategy", "n_train", "seed", "config", "iteration"]
+    some = once(table[table.metric.isin(["trainings", "learning_rate"])])
+    found = some.pivot(index=key, columns="metric", values="value").reindex(columns=["trainings", "learning_rate"])
+    return found.reset_index().drop(columns="config").rename_axis(columns=None)
 
 # %% ../nbs/11a_evidence.ipynb #5105e47d
 PREDICTORS = dict(entropy=False, entropy_generated=False, variance=True, mnnd=True)  # metric -> whether it enters by its logarithm

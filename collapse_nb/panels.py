@@ -21,7 +21,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .evidence import correlation, failed_training, paired, r_said, read_records, said
+from .evidence import correlation, failed_training, paired, r_said, read_records, repeated_training, said
 from .plots import STYLE, line_style, lines, pick, save_figure, show, space_title
 
 # %% ../nbs/11b_panels.ipynb #bf990477
@@ -160,10 +160,12 @@ def panel_words(
 def failures_said(
     table: pd.DataFrame,  # records, `loss` among them
 ) -> str:  # one line a failure; "" where there is none
-    "The trainings that failed, as `evidence.failed_training` finds them."
-    return "\n".join(f"{r.dataset}, {r.paradigm}, {r.strategy}, N = {r.n_train}, seed {r.seed}: the training of iteration {r.iteration} FAILED (loss "
-                     f"{r.before:.2g} before, then {r.loss:.2g}); from there on the line tells of that, not of collapse"
-                     for r in failed_training(table).itertuples())
+    "The trainings that failed, as `evidence.failed_training` and `repeated_training` find them."
+    run = lambda r: f"{r.dataset}, {r.paradigm}, {r.strategy}, N = {r.n_train}, seed {r.seed}: the training of iteration {r.iteration}"
+    return "\n".join([*(f"{run(r)} FAILED (loss {r.before:.2g} before, then {r.loss:.2g}); from there on the line tells of that, not of collapse"
+                        for r in failed_training(table).itertuples()),
+                      *(f"{run(r)} failed and was repeated: {r.trainings:.0f} trainings, the one that counts at learning rate {r.learning_rate:g}"
+                        for r in repeated_training(table).itertuples())])
 
 # %% ../nbs/11b_panels.ipynb #f6d80b45
 def scatter(

@@ -55,6 +55,7 @@ def test_every_preset_and_study_loads():
     (dict(flip="perhaps"), ["flip = 'perhaps'", "true or false"]),
     (dict(compile=1), ["compile = 1", "true or false"]),
     (dict(accumulate_steps=129), ["accumulate_steps = 129", "batch_size = 128"]),
+    (dict(retries=-1), ["retries = -1", "at least 0"]),
     (dict(checkpoint_steps=-1), ["checkpoint_steps = -1", "at least 0"]),
     (dict(surplus=-1), ["surplus = -1", "at least 0"]),
     (dict(stratgy="entropy"), ["stratgy = 'entropy'", "no such parameter", "strategy"]),
@@ -111,11 +112,11 @@ def test_a_younger_field_left_neutral_changes_no_identity():
     demo, neutral = C.load_preset("demo"), C.neutral_values()
     assert demo.digest == "9c20a015"  # of the committed records
     assert {"guidance", "label_dropout", "flip", "precision", "channels_last", "compile", "accumulate_steps", "checkpoint_steps",
-            "surplus"} <= set(neutral)
+            "surplus", "retries"} <= set(neutral)
     assert all(getattr(demo, k) == v for k, v in neutral.items()) and not set(neutral) & set(demo.identity)
     old = {k: v for k, v in asdict(demo).items() if k not in neutral}  # a config.json written before
     assert C.LoopConfig(**old) == demo
-    for change in (dict(flip=True), dict(guidance=1), dict(label_dropout=0.2), dict(precision="bf16"), dict(accumulate_steps=2)):
+    for change in (dict(flip=True), dict(guidance=1), dict(label_dropout=0.2), dict(precision="bf16"), dict(accumulate_steps=2), dict(retries=0)):
         assert replace(demo, **change).digest != demo.digest
     assert replace(demo, checkpoint_steps=5).digest == replace(demo, surplus=5).digest == demo.digest  # no result depends on them
 

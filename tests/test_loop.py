@@ -4,13 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from collapse_nb.config import load_preset
+from collapse_nb import diffusion
+from collapse_nb.config import derive_seed, load_preset
 from collapse_nb.data import load_images
+from collapse_nb.denoiser import Denoiser
 from collapse_nb.loop import load_run, open_run, records, run_loop
 
 SMOKE = dict(train_steps=6, warmup_steps=2, sample_steps=3)
@@ -103,7 +107,6 @@ def test_killed_in_mid_training_and_continued_from_the_checkpoint(tmp_path):
     finally:
         process.send_signal(signal.SIGKILL); process.wait()
     assert file.exists() and not (killed / "iteration-001").exists(), "killed too late to test anything"
-    import collapse_nb.diffusion as diffusion
     done, step = [], diffusion.train_step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusion, "train_step", lambda *a: done.append(1) or step(*a))
@@ -111,6 +114,72 @@ def test_killed_in_mid_training_and_continued_from_the_checkpoint(tmp_path):
     assert len(done) <= 50
     run(tmp_path / "whole", **change)
     assert numbers(killed) == numbers(tmp_path / "whole") and not list(killed.rglob("training.safetensors"))
+
+
+@pytest.fixture
+def sabotaged(monkeypatch):
+    "An objective whose targets are spoiled in chosen trainings of six steps, counted from 1 over the whole run; returns calls, {training: factor}."
+    calls, spoiled = [], {}
+    def objective(y, sigma_data, generator):
+        x, t, target = diffusion.edm_objective(y, sigma_data, generator)
+        calls.append(1)
+        factor = spoiled.get((len(calls) - 1) // 6 + 1, 1)
+        if isinstance(factor, BaseException) and len(calls) % 6 == 4: raise factor
+        return x, t, target * (1 if isinstance(factor, BaseException) else factor)
+    monkeypatch.setitem(diffusion.OBJECTIVES, "edm", objective)
+    return calls, spoiled
+
+
+def test_a_failed_training_is_repeated_at_half_the_learning_rate(tmp_path, sabotaged):
+    calls, spoiled = sabotaged
+    about = dict(iterations=3, paradigm="replace")
+    spoiled |= {2: 10., 3: 10.}  # the second iteration's first two trainings
+    with pytest.warns(UserWarning, match=r"iteration 2: training failed \(loss .* in the iteration before\); again at learning_rate = 0\.00[24]$"):
+        found = run(tmp_path / "r", **about)
+    assert len(calls) == 6 * 5 and not list((tmp_path / "r").rglob("*.safetensors.part")) and not list((tmp_path / "r").rglob("training*"))
+    assert [g.metrics.get("trainings") for g in found] == [None, 3, None] and found[1].metrics["learning_rate"] == 8e-3 / 4
+    told = records(tmp_path / "r")
+    assert told[told.metric.isin(["trainings", "learning_rate"])].set_index("metric").value.to_dict() == dict(trainings=3, learning_rate=2e-3)
+    assert set(told[told.metric == "loss"].iteration) == {1, 2, 3} and told.value.notna().all()
+    spoiled.clear()  # the third training was that of a quarter of the rate, on the same batches from the same start
+    model = Denoiser.fresh("unet-16-32", "edm", found[1].train, derive_seed(0, 2, "init"))
+    for _ in diffusion.train(model, found[1].train, load_preset("smoke", **SMOKE, learning_rate=2e-3), 2): pass
+    kept = Denoiser.load(found[1].path / "model")
+    assert all(torch.equal(a, b) for a, b in zip(model.unet.parameters(), kept.unet.parameters()))
+
+
+def test_the_least_loss_counts_and_no_retries_means_none(tmp_path, sabotaged):
+    calls, spoiled = sabotaged
+    spoiled |= {2: 10., 3: float("nan")}
+    with pytest.warns(UserWarning, match="loss of step 1 is nan"):
+        last = run(tmp_path / "r")[-1]
+    assert len(calls) == 14 and last.metrics["trainings"] == 3 and last.metrics["learning_rate"] == 8e-3  # the first: two had no number at all
+    calls.clear(); spoiled.clear(); spoiled |= {2: 30., 3: 10., 4: 20.}
+    with pytest.warns(UserWarning): last = run(tmp_path / "q")[-1]
+    assert len(calls) == 24 and last.metrics["learning_rate"] == 4e-3 and 10 < last.metrics["loss"] < 200
+    calls.clear(); spoiled.clear(); spoiled |= {2: 10.}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        left = run(tmp_path / "s", retries=0)[-1]
+    assert len(calls) == 12 and "trainings" not in left.metrics and left.metrics["loss"] > 10
+    calls.clear(); spoiled |= {k: float("nan") for k in range(1, 99)}
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"loss of step 1 is nan \(learning_rate = 0\.002"):
+        run(tmp_path / "t")
+    assert len(calls) == 3
+
+
+def test_interrupted_in_a_repeated_training(tmp_path, sabotaged):
+    "The failed training is not done again, the result is that of an uninterrupted run, and the lock is free, though the traceback lives."
+    calls, spoiled = sabotaged
+    about = dict(checkpoint_steps=2)
+    spoiled |= {2: 10., 3: KeyboardInterrupt()}
+    with pytest.warns(UserWarning, match="again at"), pytest.raises(KeyboardInterrupt) as kept: run(tmp_path / "r", **about)
+    calls[:] = calls[:12]; spoiled.pop(3)
+    with pytest.warns(UserWarning, match="again at"): run(tmp_path / "r", **about)
+    assert len(calls) == 12 + 4 and kept.tb  # two of its six steps had been kept
+    calls.clear()
+    with pytest.warns(UserWarning, match="again at"): run(tmp_path / "whole", **about)
+    assert numbers(tmp_path / "r") == numbers(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("strategy, paradigm, generated", [("vanilla", "replace", 48), ("entropy", "accumulate", 48)])
