@@ -527,6 +527,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'collapse_nb.sampling._check_request': ('sampling.html#_check_request', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling._clipped_dpm_solver': ( 'sampling.html#_clipped_dpm_solver',
                                                                                     'collapse_nb/sampling.py'),
+                                      'collapse_nb.sampling._place': ('sampling.html#_place', 'collapse_nb/sampling.py'),
+                                      'collapse_nb.sampling._write': ('sampling.html#_write', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling.ancestral': ('sampling.html#ancestral', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling.ddim': ('sampling.html#ddim', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling.dpm_plus_plus': ('sampling.html#dpm_plus_plus', 'collapse_nb/sampling.py'),

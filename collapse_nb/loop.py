@@ -292,10 +292,22 @@ def generate(
     iteration: int,  # n
     count: int,  # how many images
     stage: str,  # "sample" for G_n, "surplus" for those that no pool contains: another seed
+    path: Path,  # the partial directory: finished batches are kept there where config.checkpoint_steps is not 0
+    bar: tqdm,  # says how far
 ) -> Images:  # of source n
     "Sample the iteration's model. The first N come in the same batches for every strategy."
+    mark = None  # when it was told last, and how many there were
+    def tell(done):
+        nonlocal mark
+        now = time.perf_counter()
+        if mark and now - mark[0] < 5: return  # in a notebook each refresh is kept
+        if mark:
+            speed = (done - mark[1]) / (now - mark[0])
+            bar.set_postfix_str(f"iteration {iteration}/{config.iterations} {stage} {done}/{count} {speed:.3g} images/s")
+        mark = now, done
     return sample(model, count, sampler=config.sampler, steps=config.sample_steps, guidance=config.guidance, source=iteration,
-                  seed=derive_seed(config.seed, iteration, stage), batch_size=min(config.sample_batch, config.n_train))
+                  seed=derive_seed(config.seed, iteration, stage), batch_size=min(config.sample_batch, config.n_train),
+                  keep=path / "sampled" if config.checkpoint_steps else None, tell=tell)
 
 # %% ../nbs/10_loop.ipynb #bd0b6ca1
 FAILED = 2  # times the loss of the iteration before
@@ -346,8 +358,8 @@ def run_iteration(
     if is_main(): path.mkdir(exist_ok=True)
     wait()
     with _timed(seconds, "train"): model, learned = fit(config, iteration, d, class_count(config, real), before, path, bar)
-    with _timed(seconds, "sample"): g = generate(config, model, iteration, config.n_generate, "sample")
-    with _timed(seconds, "surplus"): extra = generate(config, model, iteration, config.n_surplus, "surplus") if config.n_surplus else None
+    with _timed(seconds, "sample"): g = generate(config, model, iteration, config.n_generate, "sample", path, bar)
+    with _timed(seconds, "surplus"): extra = generate(config, model, iteration, config.n_surplus, "surplus", path, bar) if config.n_surplus else None
     if not is_main(): return {}  # of several processes one writes, chooses and measures
     model.save(path / "model", SAMPLERS[config.sampler](model))
     g.save(path / "generated.npz")
@@ -366,6 +378,7 @@ def run_iteration(
     row |= seconds
     (path / "metrics.json").write_text(json.dumps(row, indent=1))
     for checkpoint in path.glob("training*.safetensors"): checkpoint.unlink()
+    shutil.rmtree(path / "sampled", ignore_errors=True)
     return row
 
 # %% ../nbs/10_loop.ipynb #8f830c9f

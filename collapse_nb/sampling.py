@@ -6,7 +6,10 @@
 __all__ = ['SAMPLERS', 'ancestral', 'ddim', 'dpm_plus_plus', 'Heun', 'draw_labels', 'predict', 'sample_batch', 'sample']
 
 # %% ../nbs/08_sampling.ipynb #06d41d07
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -153,6 +156,21 @@ def _check_request(model: Denoiser, guidance: float | None, labels, n: int) -> n
         raise ValueError(f"label {asked[wrong].flat[0]} is outside the classes (allowed: 0 to {most})")
     return np.broadcast_to(asked, n).astype(np.int64)
 
+# %% ../nbs/08_sampling.ipynb #4597fe6a
+def _place(keep: Path, model: Denoiser, **request) -> Path:
+    "The folder below `keep` that belongs to these weights and this request: what another model or request left is not taken up."
+    h = hashlib.blake2b(repr({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in sorted(request.items())}).encode(), digest_size=8)
+    for name, w in model.unet.state_dict().items(): h.update(name.encode() + w.cpu().contiguous().numpy().tobytes())
+    folder = Path(keep) / h.hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+def _write(file: Path, x: Tensor):
+    "Whole or not at all."
+    part = file.with_suffix(".part")
+    with open(part, "wb") as f: np.save(f, x.numpy())
+    os.replace(part, file)
+
 # %% ../nbs/08_sampling.ipynb #34039c61
 def sample(
     model: Denoiser,  # a trained denoiser
@@ -165,6 +183,8 @@ def sample(
     seed: int,  # of all noise, and of such labels
     batch_size: int = 256,  # images at a time
     source: int = 0,  # the iteration to write into the images
+    keep: Path | None = None,  # a folder for finished batches, taken up when the same is asked of the same model again; the caller removes it
+    tell: Callable[[int], None] | None = None,  # called after each batch with the number of images that are done
 ) -> Images:  # n images, clipped and rounded to uint8, with their labels
     """Draw images. Raises ValueError for bad input, guidance or labels for an unconditional model, or where memory does not suffice.
 
@@ -174,14 +194,21 @@ def sample(
     labels = _check_request(model, guidance, labels, n)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
     join(model.device.type)
-    scheduler, starts, x = SAMPLERS[sampler](model), range(0, n, batch_size), torch.zeros(n, *model.shape)
+    scheduler, starts, x, done = SAMPLERS[sampler](model), range(0, n, batch_size), torch.zeros(n, *model.shape), 0
     model.unet.eval()
+    folder = keep and _place(keep, model, n=n, sampler=sampler, steps=steps, guidance=guidance, labels=labels, seed=seed, batch_size=batch_size)
     for i in starts[share(len(starts))]:
+        file, done = folder and folder / f"{i:08d}.npy", done + min(batch_size, n - i)
+        if file and file.exists():
+            x[i:i + batch_size] = torch.from_numpy(np.load(file))
+            continue
         generators = [torch.Generator().manual_seed(derive_seed(seed, 0, "image", j)) for j in range(i, min(i + batch_size, n))]
         told = None if labels is None else torch.from_numpy(labels[i:i + batch_size]).to(model.device)
         try: x[i:i + batch_size] = sample_batch(model, scheduler, steps, generators, told, guidance)
         except torch.cuda.OutOfMemoryError:
             raise ValueError(f"a batch of {len(generators)} images does not fit into the memory of {model.device} "
                              f"(try sample_batch = {max(1, len(generators) // 2)})") from None
+        if file: _write(file, x[i:i + batch_size])
+        if tell: tell(done)
     gather(x, model.device)
     return from_unit(x.numpy(), labels=labels, source=source, grid=model.grid, dataset=model.dataset)

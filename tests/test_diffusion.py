@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from collapse_nb import sampling
 from collapse_nb.config import load_preset
 from collapse_nb.data import Images, load_images
 from collapse_nb.denoiser import Denoiser, build_unet
@@ -88,6 +90,29 @@ def test_an_image_does_not_depend_on_how_many_are_drawn(trained):
     for sampler in ("dpm++", "ancestral"):
         many, few = (sample(model, n, sampler=sampler, steps=5, seed=3, batch_size=b).pixels for n, b in ((11, 4), (5, 256)))
         assert np.abs(many[:5].astype(int) - few.astype(int)).max() <= 1  # matrix products of another shape round the last level
+
+
+def test_sampling_continues_after_the_last_finished_batch(trained, tmp_path, monkeypatch):
+    model, made, one = trained[2], [], sampling.sample_batch
+    monkeypatch.setattr(sampling, "sample_batch", lambda m, s, k, generators, *more: made.append(len(generators)) or one(m, s, k, generators, *more))
+    about = dict(sampler="ancestral", steps=4, seed=3, batch_size=4, keep=tmp_path)
+    whole = sample(model, 10, **about | dict(keep=None), tell=(told := []).append).pixels
+    assert told == [4, 8, 10] and not list(tmp_path.iterdir())
+    def stop(done):
+        if done == 8: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): sample(model, 10, **about, tell=stop)
+    made.clear()
+    assert (sample(model, 10, **about, tell=(told := []).append).pixels == whole).all() and made == [2] and told == [10]
+    for change in (dict(seed=4), dict(steps=5), dict(sampler="ddim"), dict(batch_size=5)):  # another request: nothing is taken up
+        made.clear()
+        sample(model, 10, **about | change)
+        assert sum(made) == 10
+    other = copy.deepcopy(model)
+    with torch.no_grad(): next(other.unet.parameters()).mul_(1.5)
+    made.clear()
+    assert (sample(other, 10, **about).pixels != whole).any() and made == [4, 4, 2]  # other weights
+    file = sorted(tmp_path.glob("*/00000008.npy"))[0]
+    assert np.load(file).shape == (2, 1, 8, 8) and not list(tmp_path.rglob("*.part"))
 
 
 def test_the_weight_average_is_the_formula():

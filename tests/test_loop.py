@@ -182,6 +182,27 @@ def test_interrupted_in_a_repeated_training(tmp_path, sabotaged):
     assert numbers(tmp_path / "r") == numbers(tmp_path / "whole")
 
 
+def test_interrupted_while_sampling(tmp_path, monkeypatch):
+    "Neither the training nor a finished batch is done again; nothing of it stays."
+    from collapse_nb import sampling
+    drawn, steps, one, step = [], [], sampling.sample_batch, diffusion.train_step
+    def draw(m, s, k, generators, *more):
+        drawn.append(len(generators))
+        if len(drawn) == 5: raise KeyboardInterrupt
+        return one(m, s, k, generators, *more)
+    monkeypatch.setattr(sampling, "sample_batch", draw)
+    monkeypatch.setattr(diffusion, "train_step", lambda *a: steps.append(1) or step(*a))
+    about = dict(strategy="entropy", iterations=1, sample_batch=16)  # 64 images and a surplus of 32: six batches
+    with pytest.raises(KeyboardInterrupt): run(tmp_path / "r", **about)
+    assert len(list((tmp_path / "r").rglob("sampled/*/*.npy"))) == 4
+    run(tmp_path / "r", **about)
+    assert len(drawn) == 7 and len(steps) == 6 and not list((tmp_path / "r").rglob("sampled"))
+    run(tmp_path / "whole", **about)
+    assert numbers(tmp_path / "r") == numbers(tmp_path / "whole")
+    run(tmp_path / "none", checkpoint_steps=0, iterations=1)
+    assert not list((tmp_path / "none").rglob("sampled"))
+
+
 @pytest.mark.parametrize("strategy, paradigm, generated", [("vanilla", "replace", 48), ("entropy", "accumulate", 48)])
 def test_larger_training_sets_for_the_same_steps(tmp_path, strategy, paradigm, generated):
     "train_factor: all sets but the first; metrics of G_n still use its first N images."
