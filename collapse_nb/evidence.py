@@ -19,6 +19,7 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 
 from .config import derive_seed, load_preset, load_study, project_root
+from .loop import FAILED
 from .metrics import t_interval
 from .sweep import TEXTS
 
@@ -209,7 +210,7 @@ def judge(
 # %% ../nbs/11a_evidence.ipynb #7c0438dd
 def failed_training(
     table: pd.DataFrame,  # records, `loss` among them
-    factor: float = 2,  # a loss of more than this times the previous iteration's has failed
+    factor: float = FAILED,  # a loss of more than this times the previous iteration's has failed
 ) -> pd.DataFrame:  # a row a failure: dataset, paradigm, strategy, n_train, seed, iteration, loss, before (the loss of the iteration before)
     "The iterations whose training did not work out, also where `loop.fit` repeated it."
     key = ["dataset", "paradigm", "strategy", "n_train", "seed", "config"]
