@@ -192,7 +192,7 @@ def over_sizes(
     return finding(mean.iloc[-1], mean.iloc[0], (fit.slope, fit.slope - half, fit.slope + half), len(rows), iteration)
 
 # %% ../nbs/11a_evidence.ipynb #7e148be8
-VERDICTS = ("reproduced in direction", "not reproduced", "contradicted", "undecided: one seed", "needs a GPU")
+VERDICTS = ("reproduced in direction", "not reproduced", "contradicted", "undecided: no interval", "needs a GPU")
 
 def judge(
     pair: dict,  # difference, low, high as `paired`, `change` or `over_sizes` return; NaN for an interval that is not there

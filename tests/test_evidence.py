@@ -94,7 +94,7 @@ def test_change_and_slope_over_sizes():
 
 @pytest.mark.parametrize("low, high, sign, verdict", [
     (1, 2, 1, "reproduced in direction"), (-2, -1, 1, "contradicted"), (-1, 2, 1, "not reproduced"), (0, 2, 1, "not reproduced"),
-    (1, 2, -1, "contradicted"), (-2, -1, -1, "reproduced in direction"), (math.nan, math.nan, -1, "undecided: one seed"),
+    (1, 2, -1, "contradicted"), (-2, -1, -1, "reproduced in direction"), (math.nan, math.nan, -1, "undecided: no interval"),
     (-1, 2, 0, "reproduced in direction"), (-1, 4, 0, "not reproduced"), (4, 5, 0, "contradicted")])
 def test_a_verdict_is_the_intervals(low, high, sign, verdict):
     assert judge(dict(difference=(low + high) / 2, low=low, high=high), sign, None if sign else 3) == verdict
