@@ -116,7 +116,8 @@ def test_an_interrupted_study_stops_its_notebooks_and_goes_on_later(tmp_path):
     about = dict(out_dir=str(tmp_path / "runs"), records_dir=str(tmp_path), figures_dir=str(tmp_path), workers=1)
     code = ("from collapse_nb.sweep import run_named_study\n"
             f"run_named_study('smoke', more='strategy=vanilla; iterations=40; {TINY}', **{about})")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where the tests themselves run in the background, which ignores it
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     path = tmp_path / "runs" / grid[0].name
     try:
         while not (path / "iteration-002").is_dir():
