@@ -4,21 +4,20 @@
 
 # %% auto #0
 __all__ = ['Help', 'Parser', 'of_field', 'whole', 'add_run', 'run', 'kept_of', 'tell', 'file_names', 'read_pool', 'check_out',
-           'write_whole', 'copy_files', 'against_random', 'add_select', 'add_shared', 'select', 'config_of',
-           'check_count', 'write_choice', 'add_report', 'report', 'parser', 'main']
+           'copy_files', 'against_random', 'add_select', 'add_shared', 'select', 'config_of', 'check_count',
+           'write_choice', 'add_report', 'report', 'parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #ee6f6607
 import argparse
 import html
 import json
-import os
 import shutil
 import sys
 import zipfile
 from dataclasses import fields
 from pathlib import Path
 
-from .config import DIRECT, NAMES, LoopConfig, derive_seed, load_plugins, named_config, preset_names, run_dir
+from .config import DIRECT, NAMES, LoopConfig, derive_seed, load_plugins, named_config, preset_names, run_dir, write_whole
 
 # %% ../nbs/12_cli.ipynb #d8d52441
 class Help(argparse.HelpFormatter):
@@ -138,15 +137,6 @@ def check_out(
         if out.exists() and not force: raise ValueError(f"out = {str(out)!r} exists (allowed: {option})")
     elif out.exists() and not out.is_dir(): raise ValueError(f"out = {str(out)!r} is a file (allowed: a name ending in .npz, or a directory)")
     elif out.exists() and any(out.iterdir()) and not force: raise ValueError(f"out = {str(out)!r} is not empty (allowed: {option})")
-
-def write_whole(path: Path, write):
-    "write(file) into a new file that takes `path`'s place when it is complete."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as f: write(f)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/12_cli.ipynb #0483e0c4
 def copy_files(

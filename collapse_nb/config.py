@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'ALIASES', 'PROVIDERS', 'FREE', 'DRIVE', 'PLUGINS', 'DIRECT', 'form', 'canonical', 'Registry', 'LoopConfig',
            'slug', 'images_label', 'neutral_values', 'parameter_names', 'project_root', 'settings_path', 'on_colab',
            'work_on_drive', 'load_plugins', 'read_settings', 'preset_names', 'load_preset', 'differences', 'parse_more',
-           'named_config', 'load_study', 'derive_seed', 'run_dir', 'injected_names', 'check_parameters']
+           'named_config', 'load_study', 'derive_seed', 'run_dir', 'write_whole', 'injected_names', 'check_parameters']
 
 # %% ../nbs/00_config.ipynb #f5c7898c
 import ast
@@ -481,6 +481,16 @@ def run_dir(
     if not isinstance(out_dir, (str, Path, type(None))):
         raise ValueError(f"out_dir = {out_dir!r} is not a path (allowed: a text, or none)")
     return project_root() / (Path(out_dir).expanduser() if out_dir else Path("runs") / config.name)
+
+# %% ../nbs/00_config.ipynb #f6ca3a4f
+def write_whole(path: Path, write):
+    "write(file) into a new file that takes `path`'s place when it is complete."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as f: write(f)
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/00_config.ipynb #fa79b16c
 def injected_names(

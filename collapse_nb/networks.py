@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import project_root
+from .config import project_root, write_whole
 from .data import Images, places
 from .features import SPACES, check_arrays, read_safetensors
 
@@ -257,15 +257,13 @@ def kept(
     for path in sorted(folder.glob("*.npz")): known |= read_part(path, set(keys))
     for i, k in enumerate(keys):
         if k not in known: first.setdefault(k, i)
-    folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(first), PART):
         new = dict(list(first.items())[start:start + PART])
         rows = compute(images[list(new.values())])
         known |= zip(new, rows)
         name = hashlib.blake2b(b"".join(new), digest_size=12).hexdigest()
-        part = folder / f"{name}.{os.getpid()}.part"
-        with open(part, "wb") as f: np.savez(f, keys=np.frombuffer(b"".join(new), np.uint8).reshape(-1, 16), features=rows)
-        os.replace(part, folder / f"{name}.npz")
+        arrays = dict(keys=np.frombuffer(b"".join(new), np.uint8).reshape(-1, 16), features=rows)
+        write_whole(folder / f"{name}.npz", partial(np.savez, **arrays))
     return np.stack([known[k] for k in keys])
 
 # %% ../nbs/02a_networks.ipynb #f155beb9

@@ -7,8 +7,8 @@ __all__ = ['SAMPLERS', 'ancestral', 'ddim', 'dpm_plus_plus', 'Heun', 'draw_label
 
 # %% ../nbs/08_sampling.ipynb #06d41d07
 import hashlib
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import Registry, derive_seed
+from .config import Registry, derive_seed, write_whole
 from .data import Images, from_unit
 from .denoiser import Denoiser, import_diffusers, noise_of_time, preconditioning, time_of_noise
 from .parallel import gather, join, share
@@ -161,15 +161,7 @@ def _place(keep: Path, model: Denoiser, **request) -> Path:
     "The folder below `keep` that belongs to these weights and this request: what another model or request left is not taken up."
     h = hashlib.blake2b(repr({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in sorted(request.items())}).encode(), digest_size=8)
     for name, w in model.unet.state_dict().items(): h.update(name.encode() + w.cpu().contiguous().numpy().tobytes())
-    folder = Path(keep) / h.hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-def _write(file: Path, x: Tensor):
-    "Whole or not at all."
-    part = file.with_suffix(".part")
-    with open(part, "wb") as f: np.save(f, x.numpy())
-    os.replace(part, file)
+    return Path(keep) / h.hexdigest()
 
 # %% ../nbs/08_sampling.ipynb #34039c61
 def sample(
@@ -208,7 +200,7 @@ def sample(
         except torch.cuda.OutOfMemoryError:
             raise ValueError(f"a batch of {len(generators)} images does not fit into the memory of {model.device} "
                              f"(try sample_batch = {max(1, len(generators) // 2)})") from None
-        if file: _write(file, x[i:i + batch_size])
+        if file: write_whole(file, partial(np.save, arr=x[i:i + batch_size].numpy()))
         if tell: tell(done)
     gather(x, model.device)
     return from_unit(x.numpy(), labels=labels, source=source, grid=model.grid, dataset=model.dataset)
