@@ -229,6 +229,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'collapse_nb.evidence.correlation': ('evidence.html#correlation', 'collapse_nb/evidence.py'),
                                       'collapse_nb.evidence.failed_training': ('evidence.html#failed_training', 'collapse_nb/evidence.py'),
                                       'collapse_nb.evidence.finding': ('evidence.html#finding', 'collapse_nb/evidence.py'),
+                                      'collapse_nb.evidence.interval_of': ('evidence.html#interval_of', 'collapse_nb/evidence.py'),
                                       'collapse_nb.evidence.judge': ('evidence.html#judge', 'collapse_nb/evidence.py'),
                                       'collapse_nb.evidence.last_common': ('evidence.html#last_common', 'collapse_nb/evidence.py'),
                                       'collapse_nb.evidence.leave_one_out': ('evidence.html#leave_one_out', 'collapse_nb/evidence.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN', 'VERDICTS', 'PREDICTORS', 'NEVER', 'once', 'study_file', 'study_names', 'read_records', 'read_pictures',
-           'read_smallest', 'setting_of', 'wide', 'one_setting', 'last_common', 'finding', 'paired', 'said', 'change',
-           'over_sizes', 'judge', 'failed_training', 'repeated_training', 'points', 'within', 'correlation', 'r_said',
-           'leave_one_out', 'predictors', 'onset', 'predict_onset']
+           'read_smallest', 'setting_of', 'wide', 'one_setting', 'last_common', 'finding', 'interval_of', 'paired',
+           'said', 'change', 'over_sizes', 'judge', 'failed_training', 'repeated_training', 'points', 'within',
+           'correlation', 'r_said', 'leave_one_out', 'predictors', 'onset', 'predict_onset']
 
 # %% ../nbs/11a_evidence.ipynb #7ccb57e8
 import math
@@ -129,6 +129,13 @@ def finding(
     names = ("difference", "low", "high")
     return dict(value=float(value), base=float(base), **dict(zip(names, map(float, interval))), seeds=int(seeds), iteration=int(iteration))
 
+def interval_of(
+    differences,  # [K], one a seed
+) -> tuple[float, float, float]:  # mean, low, high
+    "`t_interval`; no interval (NaN) where all are the same number other than 0: there is no spread to estimate one from."
+    mean, low, high = t_interval(differences)
+    return (mean, math.nan, math.nan) if mean and np.ptp(differences) <= 1e-9 * abs(mean) else (mean, low, high)
+
 def paired(
     table: pd.DataFrame,  # records, of one dataset, N and paradigm
     metric: str,  # "frechet", "gs", "entropy", ...
@@ -148,7 +155,7 @@ def paired(
     both = rows.pivot_table("value", "seed", by).reindex(columns=[strategy, base]).dropna()
     if both.empty: raise ValueError(f"no seed has {metric}[{space}] of both {strategy!r} and {base!r} at iteration {n}")
     ours, theirs = both[strategy], both[base]
-    interval = np.exp(t_interval(np.log(ours / theirs))) if ratio else t_interval(ours - theirs)
+    interval = np.exp(interval_of(np.log(ours / theirs))) if ratio else interval_of(ours - theirs)
     return finding(ours.mean(), theirs.mean(), interval, len(both), n)
 
 # %% ../nbs/11a_evidence.ipynb #4b7e04e0
@@ -160,6 +167,7 @@ def said(
     number = lambda v, sign="": f"{v:{sign}.{digits}g}"
     about = f"{number(pair['value'])} against {number(pair['base'])}, difference {number(pair['difference'], '+')}"
     if pair["seeds"] == 1: return f"{about} (one seed, no interval)"
+    if math.isnan(pair["low"]): return f"{about} (the same in {pair['seeds']} seeds, no interval)"
     side = "above zero" if pair["low"] > 0 else "below zero" if pair["high"] < 0 else "holds zero"
     return f"{about} ({number(pair['low'], '+')} to {number(pair['high'], '+')}, {pair['seeds']} seeds: {side})"
 
@@ -175,7 +183,7 @@ def change(
     one_setting(rows)
     course = rows.pivot_table("value", "seed", "iteration").dropna(axis=1)
     first, last = course[course.columns.min()], course[course.columns.max()]
-    return finding(last.mean(), first.mean(), t_interval(last - first), len(course), course.columns.max())
+    return finding(last.mean(), first.mean(), interval_of(last - first), len(course), course.columns.max())
 
 def over_sizes(
     table: pd.DataFrame,  # records of one dataset, paradigm and strategy, several N

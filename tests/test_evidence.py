@@ -55,6 +55,14 @@ def test_t_interval_is_students():
         with pytest.raises(ValueError, match="allowed"): t_interval(values, level)
 
 
+def test_equal_differences_are_no_certainty():
+    t = table([dict(strategy=s, seed=k, value=k + (s == "entropy") / 64) for s in ("vanilla", "entropy") for k in range(2)])
+    pair = paired(t, "gs", "pixel", "entropy")
+    assert pair["difference"] == 1 / 64 and judge(pair, 1) == "undecided: no interval" and said(pair).endswith("(the same in 2 seeds, no interval)")
+    none = paired(t.assign(value=t.seed), "gs", "pixel", "entropy")
+    assert (none["low"], none["high"]) == (0, 0) and judge(none, 1) == "not reproduced" and "holds zero" in said(none)
+
+
 def test_a_difference_is_paired_by_seed():
     t = table([dict(strategy=s, seed=k, value=10 * k + (k + 1) * (s == "entropy")) for s in ("vanilla", "entropy") for k in range(4)])
     pair = paired(t, "gs", "pixel", "entropy")
@@ -85,8 +93,9 @@ def test_an_ablation_is_paired_over_variants():
 
 def test_change_and_slope_over_sizes():
     t = table([dict(n_train=n, seed=k, iteration=i, value=math.log2(n) * 3 - i) for n in (4, 8, 16) for k in range(2) for i in (1, 2, 5)])
-    moved = change(t[t.n_train == 8], "gs", "pixel")
-    assert moved["difference"] == moved["low"] == moved["high"] == -4 and moved["iteration"] == 5 and moved["seeds"] == 2
+    moved = change(t[t.n_train == 8].eval("value = value + seed * (iteration - 5)"), "gs", "pixel")
+    low, high = stats.t.interval(.95, 1, -2, stats.sem([-4, 0]))
+    assert moved["difference"] == -2 and (moved["low"], moved["high"]) == pytest.approx((low, high)) and moved["iteration"] == 5 and moved["seeds"] == 2
     slope = over_sizes(t, "gs", "pixel")
     assert slope["difference"] == pytest.approx(3) and slope["seeds"] == 6 and slope["low"] == pytest.approx(3, abs=1e-6)
     with pytest.raises(ValueError, match="at least 3 sizes"): over_sizes(t[t.n_train > 4], "gs", "pixel")
