@@ -95,7 +95,8 @@ def test_change_and_slope_over_sizes():
     t = table([dict(n_train=n, seed=k, iteration=i, value=math.log2(n) * 3 - i) for n in (4, 8, 16) for k in range(2) for i in (1, 2, 5)])
     moved = change(t[t.n_train == 8].eval("value = value + seed * (iteration - 5)"), "gs", "pixel")
     low, high = stats.t.interval(.95, 1, -2, stats.sem([-4, 0]))
-    assert moved["difference"] == -2 and (moved["low"], moved["high"]) == pytest.approx((low, high)) and moved["iteration"] == 5 and moved["seeds"] == 2
+    assert moved["difference"] == -2 and moved["iteration"] == 5 and moved["seeds"] == 2
+    assert (moved["low"], moved["high"]) == pytest.approx((low, high))
     slope = over_sizes(t, "gs", "pixel")
     assert slope["difference"] == pytest.approx(3) and slope["seeds"] == 6 and slope["low"] == pytest.approx(3, abs=1e-6)
     with pytest.raises(ValueError, match="at least 3 sizes"): over_sizes(t[t.n_train > 4], "gs", "pixel")
