@@ -215,7 +215,8 @@ def check_run(
     def refuse(why): raise ValueError(f"out_dir = {str(path)!r} {why}")
     if path.exists() and not path.is_dir(): refuse("is a file (allowed: a directory)")
     known = path / "config.json"
-    if path.is_dir() and not known.exists() and any(p.name not in (".lock", "run_loop.ipynb", "config.json.part") for p in path.iterdir()):
+    ours = (".lock", "run_loop.ipynb", "failed.ipynb", "config.json.part")  # what an attempt without its data leaves
+    if path.is_dir() and not known.exists() and any(p.name not in ours for p in path.iterdir()):
         refuse("holds other files and no run (allowed: a new or empty directory, or the same run's)")
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     if known.exists():

@@ -15,6 +15,7 @@ import pandas as pd
 import papermill
 import pytest
 from conftest import ROOT, text_of
+from PIL import Image
 
 from collapse_nb import config as configs
 from collapse_nb.config import load_preset
@@ -108,6 +109,23 @@ def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd):
     one = list(run_loop(grid[0], tmp_path / "one", progress=False))
     with np.load(tmp_path / "runs" / grid[0].name / "iteration-002" / "generated.npz") as z:
         np.testing.assert_array_equal(z["pixels"], one[1].generated.pixels)
+
+
+@pytest.mark.slow
+def test_a_run_that_missed_its_data_goes_on_when_they_are_there(tmp_path):
+    config = load_preset("smoke", **SMOKE, iterations=1, dataset="folder:pictures", data_root=str(tmp_path), side=8, n_train=16)
+    about = dict(figures_dir=tmp_path / "figures", progress=False)
+    with executor_for(1) as executor:
+        table = run_study([config], tmp_path / "runs", executor=executor, **about)
+        assert table.state.tolist() == ["failed"] and "pictures" in table.error.iloc[0] and "not on this machine" in table.error.iloc[0]
+        rng = np.random.default_rng(0)
+        for split in "train", "test":
+            for k in range(80):
+                file = tmp_path / "pictures" / split / f"class-{k % 2}" / f"{k}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+        table = run_study([config], tmp_path / "runs", executor=executor, **about)
+    assert table.state.tolist() == ["complete"] and not (tmp_path / "runs" / config.name / "failed.ipynb").exists()
 
 
 @pytest.mark.slow
