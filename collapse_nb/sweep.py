@@ -27,12 +27,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from .config import DIRECT, LoopConfig, differences, load_plugins, load_study, parse_more, project_root, run_dir
-from .loop import album, load_run, read_config, records
+from .loop import album, check_run, load_run, read_config, records
 
 # %% ../nbs/10a_sweep.ipynb #bbc9414b
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
     "The papermill parameters that make run_loop run `config`."
-    text = lambda v: ", ".join(v) if isinstance(v, tuple) else str(v)
+    text = lambda v: ", ".join(v) if isinstance(v, tuple) else "none" if v is None else str(v)  # None would keep the preset's value
     changed = {k: text(v) for k, v in differences(config).items()}
     more = "; ".join(f"{k}={v}" for k, v in changed.items() if k not in DIRECT)
     return {"preset": config.preset, **{k: v for k, v in changed.items() if k in DIRECT}, **({"more": more} if more else {})}
@@ -146,10 +146,11 @@ def run_study(
     figures_dir: str | Path = "figures/local",  # where the runs' figures go
     progress: bool = True,  # show how many iterations are done
 ) -> pd.DataFrame:  # as `summary`
-    "Run what is missing. A failure stops no other run: it is in the summary. Raises ValueError for a run that is in the grid twice."
+    "Run what is missing. A failure stops no other run: it is in the summary. Raises ValueError for a run twice in the grid, or another's directory."
     paths = [project_root() / out_dir / c.name for c in configs]
     if twice := {p.name for p in paths if paths.count(p) > 1}:
         raise ValueError(f"the study has runs twice: {', '.join(sorted(twice))} (allowed: configs that differ in more than iterations)")
+    for c, p in zip(configs, paths): check_run(c, p)
     ours = {k: v for k, v in os.environ.items() if k.startswith("COLLAPSE_NB_")}  # a worker elsewhere has not got them
     notebook, figures = run_loop_notebook(), project_root() / figures_dir
     jobs = {c.name: executor.submit(run_notebook, notebook, p / "run_loop.ipynb",
@@ -238,9 +239,11 @@ def collect_named_study(
     records_dir: str | Path = "runs/records",  # where NAME.csv and NAME-pictures.npz go
     more: str | None = None,  # other values for its grid, as for `read_study`
 ) -> pd.DataFrame:  # as `loop.records`
-    "Collect the runs of a study that are complete; what is recorded of its other runs stays. Raises ValueError for an unknown study."
+    """Collect the runs of a study that are complete; what is recorded of its other runs stays.
+
+    Raises ValueError for an unknown study, or for a run's directory that holds another run."""
     told, configs = read_study(name, more)
-    complete = [p for c in configs if complete_iterations(c, p := project_root() / out_dir / c.name) >= c.iterations]
+    complete = [p for c in configs if complete_iterations(c, p := project_root() / out_dir / c.name) >= c.iterations and check_run(c, p)]
     return collect(complete, name, records_dir, max(c.iterations for c in configs), keep=[c.digest for c in configs], name=told)
 
 def run_named_study(

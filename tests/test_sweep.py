@@ -15,13 +15,15 @@ import pandas as pd
 import papermill
 import pytest
 from conftest import ROOT, text_of
+from papermill.cli import _resolve_type
 from PIL import Image
 
 from collapse_nb import config as configs
-from collapse_nb.config import load_preset
+from collapse_nb.config import load_preset, named_config
 from collapse_nb.evidence import read_records
 from collapse_nb.sweep import (
     collect,
+    collect_named_study,
     complete_iterations,
     executor_for,
     notebook_parameters,
@@ -171,6 +173,26 @@ def test_a_study_refuses_a_mistake_before_it_starts(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         run_named_study(**dict(name="smoke", out_dir=tmp_path / "runs", records_dir=tmp_path / "records") | change)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("study", [s.removeprefix("study:") for s in configs.read_settings(configs.settings_path()) if s.startswith("study:")])
+def test_the_parameters_of_a_study_name_its_runs_and_no_others(study):
+    "Also where a cell switches off what its preset switches on: papermill turns the text None into nothing given."
+    for config in read_study(study)[1]:
+        given = {k: _resolve_type(str(v)) for k, v in notebook_parameters(config).items()}
+        assert named_config(**given) == config
+
+
+def test_a_directory_that_holds_another_run_is_neither_run_nor_collected(tmp_path):
+    asked, got = load_preset("smoke", strategy="entropy"), load_preset("smoke")
+    path = tmp_path / asked.name
+    for n in range(asked.iterations): (path / f"iteration-{n + 1:03d}").mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(dataclasses.asdict(got)))
+    with executor_for(1) as executor, pytest.raises(ValueError, match="another run: strategy = 'vanilla' there, 'entropy' here"):
+        run_study([asked], tmp_path, executor=executor, progress=False)
+    with pytest.raises(ValueError, match="another run: strategy = 'vanilla' there, 'entropy' here"):
+        collect_named_study("smoke", tmp_path, tmp_path / "records")
+    assert not (tmp_path / "records").exists()
 
 
 def test_a_changed_study_has_a_table_of_its_own():
