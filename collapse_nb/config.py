@@ -24,7 +24,7 @@ from pathlib import Path
 
 # %% ../nbs/00_config.ipynb #c7862c4e
 NAMES = dict(
-    strategy=["vanilla", "entropy", "threshold_decay", "max_entropy"],
+    strategy=["vanilla", "greedy", "threshold_decay", "max_entropy"],
     paradigm=["replace", "accumulate"],
     dataset=["digits", "fashion_mnist", "mnist", "cifar10", "ffhq", "folder:PATH", "npz:PATH"],
     space=["pixel", "classifier", "dinov2", "inception"],
@@ -33,7 +33,7 @@ NAMES = dict(
     precision=["float32", "bf16", "fp16"],
     sampler=["ancestral", "ddim", "dpm++", "heun"],
 )
-ALIASES = dict(strategy={"greedy": "entropy"})
+ALIASES = dict(strategy={"entropy": "greedy"})  # the word on the card's command line
 PROVIDERS = dict(space=dict(dinov2="collapse_nb.networks", inception="collapse_nb.networks"))  # imported when first asked for
 
 # %% ../nbs/00_config.ipynb #324a04c0
@@ -95,10 +95,12 @@ def _value(
     above: float | None = None,  # it must be larger than this
     below: float | None = None,  # it must be smaller than this
     names: str | None = None,  # the kind of name it must be, a key of `NAMES`
+    word: str | None = None,  # a text that is allowed in place of a number
     neutral=MISSING,  # the value that changes nothing, for a field younger than recorded runs
 ):
     bounds = {"at least": low, "more than": above, "at most": high, "less than": below}
-    return field(default=neutral, metadata=dict(help=help, names=names, neutral=neutral, bounds={k: v for k, v in bounds.items() if v is not None}))
+    bounds = {k: v for k, v in bounds.items() if v is not None}
+    return field(default=neutral, metadata=dict(help=help, names=names, word=word, neutral=neutral, bounds=bounds))
 
 # %% ../nbs/00_config.ipynb #e7d5e450
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +118,11 @@ class LoopConfig:
     space: str = _value("the space in which the strategy measures distances", names="space")
     spaces: tuple[str, ...] = _value("the spaces in which metrics are reported", names="space")
     seed: int = _value("everything random is derived from it", low=0, high=2**63 - 1)
-    pool_factor: int = _value("a selector chooses N out of pool_factor * N generated images an iteration", low=1)
+    pool_factor: int | str = _value("a selector is offered pool_factor * N generated images an iteration; auto: 2 under replace, else 1",
+                                    low=1, word="auto")
     train_factor: int = _value("every training set but the first has train_factor * N images", low=1, neutral=1)
-    alpha: float = _value("threshold decay: tau <- alpha * tau", above=0, below=1)
+    alpha: float | str = _value("threshold decay: tau <- alpha * tau; auto: 0.95, and 0.80 in features under accumulate, as the authors",
+                                above=0, below=1, word="auto")
     tau: float | None = _value("threshold decay: first tau, in units of space; none: the largest distance from the start",
                                above=0)
     fresh: float = _value("share of every next training set that is new real images, seen in no iteration before", low=0, below=1, neutral=0.0)
@@ -134,7 +138,6 @@ class LoopConfig:
     beta2: float = _value("AdamW's second decay rate", low=0, below=1)
     weight_decay: float = _value("AdamW's decoupled weight decay", low=0)
     grad_clip: float = _value("largest gradient norm", above=0)
-    retries: int = _value("trainings of an iteration anew, each at half the learning rate, where its training failed; 0: none", low=0, neutral=2)
     ema_decay: float = _value("decay of the weight average that samples are drawn from; 0: the last weights", low=0, below=1)
     label_dropout: float = _value("classifier-free guidance: share of labels replaced by the null class in training", low=0, below=1, neutral=0.1)
     flip: bool = _value("mirror half of the training images, left to right", neutral=False)
@@ -148,8 +151,7 @@ class LoopConfig:
     sample_steps: int = _value("network evaluations per image", low=1)
     sample_batch: int = _value("images sampled at a time", low=1)
     guidance: float | None = _value("classifier-free guidance scale, 1: labels without guidance; none: an unconditional model", low=0, neutral=None)
-    surplus: int | None = _value("images an iteration generates beside G_n, for no pool: novelty is measured by them; none: N, at most 1000",
-                                 low=0, neutral=None)
+    eval_samples: int = _value("images an iteration generates beside G_n to measure with; no pool ever contains them", low=7)
     # the machine: sums depend on both
     threads: int = _value("torch threads", low=1)
     device: str = _value("where tensors live: cpu, cuda, cuda:1, mps")
@@ -186,12 +188,23 @@ class LoopConfig:
     @property
     def n_generate(self) -> int:
         "Images generated in an iteration: as many as the next training set has for vanilla, and at least pool_factor * N for a selector."
-        return max(self.n_next, 0 if self.strategy == "vanilla" else self.n_train * self.pool_factor)
+        if self.strategy == "vanilla":
+            return self.n_next
+        return max(self.n_next, self.n_train * self.offers)
 
     @property
-    def n_surplus(self) -> int:
-        "Images generated in an iteration beside those: for measuring, never for training."
-        return min(self.n_train, 1000) if self.surplus is None else self.surplus
+    def offers(self) -> int:
+        "The pool_factor that `pool_factor` stands for."
+        if self.pool_factor != "auto":
+            return self.pool_factor
+        return 2 if self.paradigm == "replace" else 1
+
+    @property
+    def decay(self) -> float:
+        "The alpha of threshold decay that `alpha` stands for."
+        if self.alpha != "auto":
+            return self.alpha
+        return 0.8 if self.space != "pixel" and self.paradigm == "accumulate" else 0.95
 
     @property
     def identity(self) -> dict:
@@ -228,7 +241,7 @@ def images_label(
     return (slug(dataset).removeprefix(f"{kind}-") if path else dataset) + (f"-{side}px" if side else "")
 
 # %% ../nbs/00_config.ipynb #15362c5a
-FREE = ("preset", "iterations", "data_root", "checkpoint_steps", "surplus")  # a name, how far, where files lie, how often saved, what is measured
+FREE = ("preset", "iterations", "data_root", "checkpoint_steps")  # a name, how far, where files lie, how often saved
 
 def neutral_values() -> dict:
     "The value of each younger field with which everything is as before the field existed."
@@ -241,9 +254,9 @@ def parameter_names() -> list[str]:
 # %% ../nbs/00_config.ipynb #68ca40c6
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
-def _parsed(name: str, kind: type, value):
+def _parsed(name: str, kind: type, value, word: str | None):
     "`value` as `kind`; text is parsed, a whole number counts as a number, nothing else is converted."
-    error = ValueError(f"{name} = {value!r} is not {_KINDS[kind]}")
+    error = ValueError(f"{name} = {value!r} is not {_KINDS[kind]}{f' (or {word})' if word else ''}")
     if kind is bool and isinstance(value, str):
         value = {"true": True, "false": False}.get(value.strip().lower(), value)
     elif isinstance(value, str) and kind is not str:
@@ -267,12 +280,14 @@ def _checked(f, value):
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
             return None
     kind = next(k for k in _KINDS if k.__name__ in str(f.type))
-    value = _parsed(f.name, kind, value)
+    if m["word"] and isinstance(value, str) and value.strip().lower() == m["word"]:
+        return m["word"]
+    value = _parsed(f.name, kind, value, m["word"])
     if m["names"]:
         return canonical(m["names"], value)
     test = {"at least": float.__ge__, "more than": float.__gt__, "at most": float.__le__, "less than": float.__lt__}
     if kind in (int, float) and not (math.isfinite(value) and all(test[k](float(value), float(v)) for k, v in m["bounds"].items())):
-        bounds = " and ".join(f"{k} {v}" for k, v in m["bounds"].items())
+        bounds = " and ".join(f"{k} {v}" for k, v in m["bounds"].items()) + (f", or {m['word']}" if m["word"] else "")
         raise ValueError(f"{f.name} = {value!r} is out of range (allowed: {bounds or 'a finite number'})")
     return value
 
@@ -465,7 +480,7 @@ def load_study(
 def derive_seed(
     seed: int,  # the run's seed
     iteration: int,  # 0 for what happens before the first iteration
-    stage: str,  # what is being drawn: "data", "init", "train", "sample", "surplus", "select", "unseen"
+    stage: str,  # what is being drawn: "data", "init", "train", "sample", "eval", "select", "unseen"
     step: int = 0,  # a step, batch or image inside the stage
 ) -> int:  # 0 .. 2**63 - 1, for numpy.random.default_rng and torch.Generator.manual_seed
     "An independent seed for one use of randomness, the same on every machine."

@@ -136,7 +136,7 @@ def disk_rows(config: LoopConfig, parameters: int, image_bytes: int) -> list[tup
     about = image_bytes + 8 + 8 * config.conditional  # source and label, int64
     return [("model", f"{parameters:,} parameters * 4 bytes", 4 * parameters),
             ("generated images", f"at most {config.n_generate:,} * {about:,} bytes", config.n_generate * about),
-            ("surplus", f"at most {config.n_surplus:,} * {about:,} bytes", config.n_surplus * about),
+            ("samples to measure with", f"at most {config.eval_samples:,} * {about:,} bytes", config.eval_samples * about),
             ("selection", f"at most {config.n_train:,} * (4 * 8 + 32) bytes", 64 * config.n_train)]
 
 # %% ../nbs/10b_cost.ipynb #9930f06b
@@ -153,14 +153,14 @@ def cost(
     images = stand_in(config, 10)
     parameters, image_bytes = sum(w.numel() for w in _fresh(config, images).unet.parameters()), math.prod(images.shape)
     seen, n = config.train_steps * config.batch_size, config.iterations
-    drawn = config.n_generate + config.n_surplus
+    drawn = config.n_generate + config.eval_samples
     train_hours, sample_hours = seen / train_images_per_second / 3600, drawn / sample_images_per_second / 3600
     gpu, disk = gpu_rows(config, parameters, image_bytes), disk_rows(config, parameters, image_bytes)
     gpu_bytes, disk_bytes = sum(r[2] for r in gpu), n * sum(r[2] for r in disk)
     pool = config.n_generate if config.paradigm == "replace" else config.n_train + n * config.n_generate
     at = [f"{v:,.4g} a second / 3600" for v in speeds.values()]
     rows = [("training", f"{config.train_steps:,} steps * {config.batch_size} images / {at[0]}", train_hours, "hours"),
-            ("sampling", f"({config.n_generate:,} + {config.n_surplus:,}) images / {at[1]}", sample_hours, "hours"),
+            ("sampling", f"({config.n_generate:,} + {config.eval_samples:,}) images / {at[1]}", sample_hours, "hours"),
             ("the run", f"{n} iterations * ({train_hours:.3g} + {sample_hours:.3g})", n * (train_hours + sample_hours), "hours")]
     rows += [(q, a, b / 2**20, "MiB") for q, a, b in gpu] + [("device, at least", "their sum", gpu_bytes / 2**20, "MiB")]
     rows += [(q, a, b / 2**20, "MiB") for q, a, b in disk] + [("disk", f"{n} iterations * their sum", disk_bytes / 2**20, "MiB")]

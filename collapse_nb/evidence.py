@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['RUN', 'VERDICTS', 'PREDICTORS', 'NEVER', 'once', 'study_file', 'study_names', 'read_records', 'read_pictures',
-           'read_smallest', 'setting_of', 'wide', 'one_setting', 'last_common', 'finding', 'interval_of', 'paired',
-           'said', 'change', 'over_sizes', 'judge', 'failed_training', 'repeated_training', 'points', 'within',
-           'correlation', 'r_said', 'leave_one_out', 'predictors', 'onset', 'predict_onset']
+           'read_smallest', 'ablation', 'wide', 'one_setting', 'last_common', 'finding', 'interval_of', 'paired',
+           'said', 'change', 'over_sizes', 'judge', 'points', 'within', 'correlation', 'r_said', 'leave_one_out',
+           'predictors', 'onset', 'predict_onset']
 
 # %% ../nbs/11a_evidence.ipynb #7ccb57e8
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,19 +19,18 @@ import pandas as pd
 from scipy.stats import linregress
 from scipy.stats import t as student
 
-from .config import derive_seed, load_preset, load_study, project_root
-from .loop import FAILED
+from .config import derive_seed, project_root
 from .metrics import t_interval
-from .sweep import TEXTS
+from .sweep import read_table
 
 # %% ../nbs/11a_evidence.ipynb #fcedf8be
-RUN = ["dataset", "variant", "paradigm", "strategy", "n_train", "seed", "config"]  # what a run is, as columns of the records
+RUN = ["dataset", "arm", "paradigm", "strategy", "n_train", "seed", "config"]  # what a run is, as columns of the records
 
 def once(
     table: pd.DataFrame,  # records
 ) -> pd.DataFrame:
     "Each number of each run once, also of a run that is in several studies."
-    return table.drop_duplicates(["config", "iteration", "set", "metric", "space"])
+    return table.drop_duplicates(["config", "iteration", "set", "metric", "space", "source", "label", "stage"])
 
 def study_file(
     study: str,  # its name
@@ -54,8 +54,7 @@ def read_records(
     **where,  # column=value, or a list of values
 ) -> pd.DataFrame:  # as `loop.records`
     "The records of studies, each run once. Raises FileNotFoundError as `study_file`, ValueError when nothing is left of `where`."
-    table = pd.concat([pd.read_csv(study_file(s, folder), dtype=TEXTS) for s in study_names(*studies)], ignore_index=True)
-    table = once(table)
+    table = once(pd.concat([read_table(study_file(s, folder)) for s in study_names(*studies)], ignore_index=True))
     for column, value in where.items():
         allowed = table[column].unique()
         table = table[table[column].isin(value if isinstance(value, (list, tuple, set)) else [value])]
@@ -83,13 +82,14 @@ def read_smallest(
     tables = [read_records(name, folder=folder, **where) for name in study_names(*studies)]
     return once(pd.concat([t[t.n_train == t.n_train.min()] for t in tables], ignore_index=True))
 
-def setting_of(
+def ablation(
     table: pd.DataFrame,  # records
-    field: str,  # of `LoopConfig`: "alpha", "space", "guidance", ...
-) -> pd.Series:  # text, one a row
-    "What each run had for a field of its config: its variant says it, else the preset that its study starts from."
-    preset = {s: str(getattr(load_preset(load_study(s)[0].preset), field)) for s in table.study.unique()}
-    return table.variant.str.extract(f"(?:^|, ){field}=([^,]+)")[0].fillna(table.study.map(preset))
+    *fields: str,  # columns of `loop.FIELDS`: "alpha", "selected_in", "guidance", ...; none: the presets' own runs alone
+) -> pd.DataFrame:
+    "The runs that are as their preset says, or differ from it in one of these fields alone: what `arm` says beside the strategy."
+    changed = table.arm.str.partition(", ")[2]
+    names = "|".join(map(re.escape, fields))
+    return table[changed.str.fullmatch(f"(?:{names})=[^,]+" if fields else "") | (changed == "")]
 
 # %% ../nbs/11a_evidence.ipynb #7fdc649f
 def wide(
@@ -106,14 +106,17 @@ def one_setting(
     rows: pd.DataFrame,  # records
     but: str = "",  # a column in which they may differ
 ):
-    "Raises ValueError when records mix datasets, N, paradigms, strategies or variants."
-    for column in ("dataset", "n_train", "paradigm", "strategy", "variant"):
-        if column != but and rows[column].nunique() > 1:
+    "Raises ValueError when records mix datasets, N, paradigms, strategies or arms. An arm names its strategy, so they may differ together."
+    free = {"arm": ("arm", "strategy"), "strategy": ("arm", "strategy")}.get(but, (but,))
+    for column in ("dataset", "n_train", "paradigm", "strategy", "arm"):
+        if column not in free and rows[column].nunique() > 1:
             raise ValueError(f"the records mix {column} = {', '.join(map(str, rows[column].unique()))} (allowed: one)")
+    if but and (rows.groupby([but, "seed"]).config.nunique() > 1).any():
+        raise ValueError(f"the records mix configs of one {but} and seed (allowed: one; pick rows by the column config)")
 
 def last_common(
     table: pd.DataFrame,  # records
-    by: str = "strategy",  # a column
+    by: str = "arm",  # a column
 ) -> int:
     "The last iteration that all values of a column have reached."
     return int(table.groupby(by).iteration.max().min())
@@ -140,21 +143,21 @@ def paired(
     table: pd.DataFrame,  # records, of one dataset, N and paradigm
     metric: str,  # "frechet", "gs", "entropy", ...
     space: str,  # of the metric
-    strategy: str,  # whose difference
+    arm: str,  # whose difference: "greedy", or what else the column `arm` holds
     base: str = "vanilla",  # to what
     *,
     iteration: int | None = None,  # None: the last one that both have reached
     ratio: bool = False,  # the mean of the logarithms' difference, as a ratio, in place of the difference
-    by: str = "strategy",  # the column that tells the two apart: "strategy", or "variant" for an ablation
+    by: str = "arm",  # the column that tells the two apart
 ) -> dict:  # as `finding`; value and base are means over the seeds
-    "What a strategy changes, paired by seed, with a 95% t interval. Raises ValueError when the records mix settings, or no seed has both."
-    rows = table[(table.metric == metric) & (table.space == space) & table[by].isin([strategy, base])]
+    "What an arm changes, paired by seed, with a 95% t interval. Raises ValueError when the records mix settings, or no seed has both."
+    rows = table[(table.metric == metric) & (table.space == space) & table[by].isin([arm, base])]
     n = iteration if iteration is not None or rows.empty else last_common(rows, by)
     rows = rows[rows.iteration == n]
     one_setting(rows, by)
-    both = rows.pivot_table("value", "seed", by).reindex(columns=[strategy, base]).dropna()
-    if both.empty: raise ValueError(f"no seed has {metric}[{space}] of both {strategy!r} and {base!r} at iteration {n}")
-    ours, theirs = both[strategy], both[base]
+    both = rows.pivot_table("value", "seed", by).reindex(columns=[arm, base]).dropna()
+    if both.empty: raise ValueError(f"no seed has {metric}[{space}] of both {arm!r} and {base!r} at iteration {n}")
+    ours, theirs = both[arm], both[base]
     interval = np.exp(interval_of(np.log(ours / theirs))) if ratio else interval_of(ours - theirs)
     return finding(ours.mean(), theirs.mean(), interval, len(both), n)
 
@@ -173,7 +176,7 @@ def said(
 
 # %% ../nbs/11a_evidence.ipynb #76cc8e1a
 def change(
-    table: pd.DataFrame,  # records of one dataset, N, paradigm, strategy and variant
+    table: pd.DataFrame,  # records of one dataset, N, paradigm and arm
     metric: str,
     space: str,
 ) -> dict:  # as `finding`; value at the last iteration, base at the first
@@ -214,26 +217,6 @@ def judge(
     if math.isnan(low) or math.isnan(high): return VERDICTS[3]
     if sign == 0: return VERDICTS[0] if -margin < low and high < margin else VERDICTS[2] if low > margin or high < -margin else VERDICTS[1]
     return VERDICTS[0] if sign * low > 0 and sign * high > 0 else VERDICTS[2] if sign * low < 0 and sign * high < 0 else VERDICTS[1]
-
-# %% ../nbs/11a_evidence.ipynb #7c0438dd
-def failed_training(
-    table: pd.DataFrame,  # records, `loss` among them
-    factor: float = FAILED,  # a loss of more than this times the previous iteration's has failed
-) -> pd.DataFrame:  # a row a failure: dataset, paradigm, strategy, n_train, seed, iteration, loss, before (the loss of the iteration before)
-    "The iterations whose training did not work out, also where `loop.fit` repeated it."
-    key = ["dataset", "paradigm", "strategy", "n_train", "seed", "config"]
-    loss = table[table.metric == "loss"].sort_values([*key, "iteration"]).rename(columns={"value": "loss"})[[*key, "iteration", "loss"]]
-    loss["before"] = loss.groupby("config").loss.shift()
-    return loss[loss.loss > factor * loss.before].drop(columns="config").reset_index(drop=True)
-
-def repeated_training(
-    table: pd.DataFrame,  # records
-) -> pd.DataFrame:  # a row an iteration: dataset, paradigm, strategy, n_train, seed, iteration, trainings, learning_rate (of the one that counts)
-    "The iterations that were trained anew, because their first training failed."
-    key = ["dataset", "paradigm", "strategy", "n_train", "seed", "config", "iteration"]
-    some = once(table[table.metric.isin(["trainings", "learning_rate"])])
-    found = some.pivot(index=key, columns="metric", values="value").reindex(columns=["trainings", "learning_rate"])
-    return found.reset_index().drop(columns="config").rename_axis(columns=None)
 
 # %% ../nbs/11a_evidence.ipynb #5105e47d
 PREDICTORS = dict(entropy=False, entropy_generated=False, variance=True, mnnd=True)  # metric -> whether it enters by its logarithm
@@ -322,23 +305,23 @@ def predictors(
     return pd.DataFrame(rows)
 
 # %% ../nbs/11a_evidence.ipynb #2b76c4ee
-NEVER = math.inf  # no iteration of the run has an index below the level
+NEVER = math.inf  # no iteration of the run has a novelty below the level
 
 def onset(
-    index: Sequence[float],  # of iterations 1, 2, ...
+    novelty: Sequence[float],  # of iterations 1, 2, ...
     level: float = 0.5,
 ) -> float:  # a whole number from 1, or NEVER
-    "The first iteration whose index is below the level."
-    below = np.flatnonzero(np.asarray(index, float) < level)
+    "The first iteration whose novelty is below the level."
+    below = np.flatnonzero(np.asarray(novelty, float) < level)
     return float(below[0] + 1) if len(below) else NEVER
 
 def predict_onset(
     table: pd.DataFrame,  # records of one dataset: vanilla runs of several sizes
     space: str = "pixel",
     level: float = 0.5,
-) -> pd.DataFrame:  # one row a run: n_train, seed, iterations, first, second (the index), onset, predicted (NaN for one size), factor, stays
+) -> pd.DataFrame:  # one row a run: n_train, seed, iterations, first, second (the novelty), onset, predicted (NaN for one size), factor, stays
     "The onset of each run, and what iterations 1 and 2 predict for it; columns `predicted`, `factor` and `stays` are three rules."
-    course = wide(table, space)["index"].unstack("iteration").reset_index(list(set(RUN) - {"n_train", "seed", "config"}), drop=True)
+    course = wide(table, space)["novelty"].unstack("iteration").reset_index(list(set(RUN) - {"n_train", "seed", "config"}), drop=True)
     rows = []
     for (n, seed, config), one in course.iterrows():
         others, known = course[course.index.get_level_values("n_train") != n], one.dropna().to_numpy()

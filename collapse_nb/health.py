@@ -24,7 +24,7 @@ from .data import Images, area_resize, channels_first, check_varied, list_pictur
 from .data import pixels_of, plain_arrays, read_pictures
 from .entropy import count_copies, kl_entropy
 from .features import SPACES, embed
-from .metrics import PRDC_K, authentic, bootstrap, frechet_distance, memorized, novelty, prdc, same_kind, vendi_score
+from .metrics import PRDC_K, authentic, bootstrap, distance_to_train, frechet_distance, memorized, prdc, same_kind, vendi_score
 from .neighbors import nearest
 
 # %% ../nbs/09c_health.ipynb #b7197122
@@ -112,7 +112,7 @@ def far_away(
 ) -> np.ndarray:  # float64 [M]: above 1 is isolated
     "Distance to the nearest real point, over the distance that `FAR` of the real points have to their nearest other."
     limit = np.quantile(nearest(real, real, exclude_self=True)[0], FAR)
-    distance = novelty(points, real)
+    distance = distance_to_train(points, real)
     return distance / limit if limit else np.where(distance > 0, np.inf, 0.0)
 
 # %% ../nbs/09c_health.ipynb #ef0925c8
@@ -120,10 +120,10 @@ def numbers_of_images(
     g, d, r=None,  # generated, train, reference: points of one space
     seed: int = 0,  # of the bootstrap
 ) -> dict[str, Number]:
-    "What is a mean over images. Without a reference, isolated images are those far from the training images, and there is no index."
-    far, real = novelty(g, d), None if r is None else novelty(r, d)
+    "What is a mean over images. Without a reference, isolated images are those far from the training images, and there is no novelty."
+    far, real = distance_to_train(g, d), None if r is None else distance_to_train(r, d)
     made = dict(gs=_share(far, real, seed))
-    if r is not None and real.any(): made["index"] = Number(far.mean() / real.mean(), *bootstrap(far, real, seed=seed), 1.0, over="images")
+    if r is not None and real.any(): made["novelty"] = Number(far.mean() / real.mean(), *bootstrap(far, real, seed=seed), 1.0, over="images")
     for name, f in dict(memorized=memorized, authentic=authentic).items(): made[name] = _share(f(g, d), None if r is None else f(r, d), seed)
     made["isolated"] = replace(_share(far_away(g, d if r is None else r) > 1, seed=seed), real=1 - FAR)
     made["duplicates"] = Number(count_copies(g) / len(g), real=count_copies(d if r is None else r) / len(d if r is None else r))
@@ -182,7 +182,7 @@ def judge(
     numbers: dict[str, Number],
     d: int,  # dimensions of the space
 ) -> list[Verdict]:
-    """Memorizing: index below 0.5, or a memorized share whose interval begins above the real share (without a reference: above 0) plus 0.05.
+    """Memorizing: novelty below 0.5, or a memorized share whose interval begins above the real share (without a reference: above 0) plus 0.05.
     Losing diversity: recall or coverage below 0.8 of the real ones, spacing exp((H - H_real)/d) below 0.8, or a share of exact duplicates
     above the real one plus 0.05. Garbage: an isolated share whose interval begins above 0.01, precision below 0.8 or density below 0.5 of
     the real ones. Entropy from noise: entropy above that of every draw of real images, and precision below 0.95 of the real one or a Frechet
@@ -190,11 +190,11 @@ def judge(
     def get(name): return numbers.get(name, Number(math.nan))
     def below(name, share): return None if math.isnan(get(name).real + get(name).value) else get(name).value < share * get(name).real
     def both(name): return f"{name} {say(get(name).value)} (real images {say(get(name).real)})"
-    index, copies, far, frechet = (get(name) for name in ("index", "memorized", "isolated", "frechet"))
+    novelty, copies, far, frechet = (get(name) for name in ("novelty", "memorized", "isolated", "frechet"))
     unseen, spacing = np.nan_to_num(copies.real), math.exp((get("entropy").value - get("entropy").real) / d)
     higher = get("entropy").low > get("entropy").real_high
     memorizing = {
-        f"index {index.value:.2f} [{index.low:.2f}, {index.high:.2f}], where 0 is copying and 1 new": below("index", .5),
+        f"novelty {novelty.value:.2f} [{novelty.low:.2f}, {novelty.high:.2f}], where 0 is copying and 1 new": below("novelty", .5),
         f"{copies.value:.0%} are copies of training images (unseen real ones: {unseen:.0%})": copies.low > unseen + .05}
     narrow = {both("recall"): below("recall", .8), both("coverage"): below("coverage", .8),
               f"neighbours lie at {spacing:.2f} of the distance of real ones": spacing < .8,
@@ -230,7 +230,7 @@ def strip(
 
 # %% ../nbs/09c_health.ipynb #82df47fe
 LABELS = dict(  # number -> what it is, in the order of the table
-    gs="distance to the nearest training image", index="generalization index (0 copies, 1 new)", memorized="share of copies",
+    gs="distance to the nearest training image", novelty="novelty (0 copies, 1 new)", memorized="share of copies",
     authentic="share of authentic images", duplicates="share of exact duplicates", entropy="entropy, nats", vendi="Vendi score",
     recall="recall", coverage="coverage", precision="precision", density="density", isolated="share of isolated images",
     frechet="Frechet distance")
@@ -343,7 +343,7 @@ def report(
     **options,  # of `embed`: weights, device, batch_size, cache
 ) -> Health:
     """Compare generated images with their training images and with unseen real ones, in one space; verdicts by the rules of `judge`. The
-    reference gives the unseen score of the index, and its halves the real-against-real value of every number of sets. All-equal generated
+    reference gives the unseen score of novelty, and its halves the real-against-real value of every number of sets. All-equal generated
     images get a report (entropy at its floor, precision to coverage 0). Raises ValueError and FileNotFoundError as `read_sets` and `embed`."""
     SPACES[space]  # unknown: an error before anything is read
     for name, value, least in (("n", n, k + 1), ("draws", draws, 1), ("show", show, 1)):

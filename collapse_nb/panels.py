@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'AXES', 'CALLED', 'DATASET_LOOKS', 'dataset_title', 'short_title', 'axis_title', 'size_style',
            'in_this_order', 'records_by_size', 'sizes_said', 'in_order', 'each_setting', 'seeds_said',
-           'strategy_panels', 'legend_above', 'legend_in_order', 'panel_words', 'failures_said', 'scatter', 'draw_line',
-           'plain_numbers', 'r_title', 'pooled_scatter', 'scatter_legend', 'drawn_from', 'draw']
+           'strategy_panels', 'legend_above', 'legend_in_order', 'panel_words', 'scatter', 'draw_line', 'plain_numbers',
+           'r_title', 'pooled_scatter', 'scatter_legend', 'drawn_from', 'draw']
 
 # %% ../nbs/11b_panels.ipynb #7ea0a269
 import re
@@ -22,14 +22,14 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .evidence import correlation, failed_training, paired, r_said, read_records, repeated_training, said
+from .evidence import ablation, correlation, paired, r_said, read_records, said
 from .plots import STYLE, line_style, lines, pick, save_figure, show, space_title
 
 # %% ../nbs/11b_panels.ipynb #bf990477
 SETTINGS = {"digits": "digits", "cifar10-jpeg-16px": "CIFAR-10 (JPEG copies, 16x16)", "fashion_mnist-16px": "Fashion-MNIST, 16x16",
             "mnist-16px": "MNIST, 16x16"}
-AXES = dict(gs="GS of $G_n$", entropy="entropy of $D_n$ (nats)", entropy_generated="entropy of $G_n$ (nats)", frechet="Frechet distance of $G_n$",
-            mnnd="MNND of $D_n$", variance="variance of $D_n$", index="index of $G_n$", memorized="memorized share of $G_n$",
+AXES = dict(gs="GS of $G_n$", entropy="entropy of $D_n$ (nats)", entropy_generated="entropy of $G_n$ (nats)", frechet="Frechet distance",
+            mnnd="MNND of $D_n$", variance="variance of $D_n$", novelty="novelty of $G_n$", memorized="memorized share of $G_n$",
             frechet_train="Frechet distance of $D_n$")
 
 def dataset_title(dataset: str) -> str:
@@ -67,7 +67,7 @@ def records_by_size(
     folder: str | Path = "figures/records",  # where NAME.csv is
 ) -> tuple[pd.DataFrame, list[str], Callable[[int], dict]]:  # records sorted by N; datasets; N -> look, all lines solid
     "The loops of the paper's figures over N: vanilla, replace, nothing else changed."
-    table = read_records(studies, folder=folder, paradigm="replace", strategy="vanilla", variant="none").sort_values("n_train", kind="stable")
+    table = ablation(read_records(studies, folder=folder, paradigm="replace", strategy="vanilla")).sort_values("n_train", kind="stable")
     sizes = table.n_train.unique()
     return table, in_this_order(table), lambda n: size_style(n, sizes) | dict(ls="-")
 
@@ -80,7 +80,7 @@ def sizes_said(
     return "\n".join(f"{d}, vanilla, replace, seeds: " + ", ".join(f"N = {n}: {k}" for n, k in s.items()) for d, s in seeds.items())
 
 # %% ../nbs/11b_panels.ipynb #51fefe2c
-CALLED = dict(entropy="entropy (greedy)", max_entropy="max_entropy (ours)")  # in legends
+CALLED = dict(max_entropy="max_entropy (ours)", guarded="guarded (ours)")  # in legends
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     "Records sorted by strategy, in the order of `plots.STYLE`: vanilla first."
@@ -94,7 +94,7 @@ def each_setting(
 
 def seeds_said(
     some: pd.DataFrame,  # records
-    by: str = "strategy",  # the column that tells the lines apart
+    by: str = "arm",  # the column that tells the lines apart
 ) -> str:
     "How many seeds the lines of a panel have: 5 seeds, or 1 to 5 seeds a line."
     counts = some.groupby(by).seed.nunique()
@@ -161,16 +161,6 @@ def panel_words(
             pair = paired(some, metric, space, strategy)
             out.append(f"{dataset}, {paradigm}, iteration {pair['iteration']}: {strategy} {said(pair)}")
     return "\n".join([*out, f"{AXES.get(metric, metric).replace('$', '')}, {space_title(space)}; each strategy against vanilla"])
-
-def failures_said(
-    table: pd.DataFrame,  # records, `loss` among them
-) -> str:  # one line a failure; "" where there is none
-    "The trainings that failed, as `evidence.failed_training` and `repeated_training` find them."
-    run = lambda r: f"{r.dataset}, {r.paradigm}, {r.strategy}, N = {r.n_train}, seed {r.seed}: the training of iteration {r.iteration}"
-    return "\n".join([*(f"{run(r)} FAILED (loss {r.before:.2g} before, then {r.loss:.2g}); from there on the line tells of that, not of collapse"
-                        for r in failed_training(table).itertuples()),
-                      *(f"{run(r)} failed and was repeated: {r.trainings:.0f} trainings, the one that counts at learning rate {r.learning_rate:g}"
-                        for r in repeated_training(table).itertuples())])
 
 # %% ../nbs/11b_panels.ipynb #f6d80b45
 def scatter(

@@ -484,7 +484,7 @@ def explain(
 
 # %% ../nbs/05_selection.ipynb #33756015
 STRATEGIES: dict[str, Callable[..., np.ndarray]] = Registry("strategy")
-STRATEGIES.update(vanilla=vanilla, entropy=greedy, threshold_decay=threshold_decay, max_entropy=max_entropy)
+STRATEGIES.update(vanilla=vanilla, greedy=greedy, threshold_decay=threshold_decay, max_entropy=max_entropy)
 
 # %% ../nbs/05_selection.ipynb #931fca4f
 def select(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RUNNING', 'STOPPED', 'TEXTS', 'IN_RUNS', 'notebook_parameters', 'complete_iterations', 'run_loop_notebook',
            'run_notebook', 'what_failed', 'summary', 'standing', 'executor_for', 'run_study', 'raise_failures',
-           'collect', 'read_study', 'collect_named_study', 'run_named_study']
+           'read_table', 'recorded', 'collect', 'without_details', 'read_study', 'collect_named_study',
+           'run_named_study']
 
 # %% ../nbs/10a_sweep.ipynb #0ec2df8a
 import json
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,8 +27,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .config import DIRECT, LoopConfig, differences, load_plugins, load_study, parse_more, project_root, run_dir
-from .loop import album, check_run, load_run, read_config, records
+from .config import DIRECT, LoopConfig, differences, load_plugins, load_study, parse_more, project_root, run_dir, write_whole
+from .loop import album, check_run, load_run, read_config, records, typed
 
 # %% ../nbs/10a_sweep.ipynb #bbc9414b
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
@@ -144,24 +145,28 @@ def run_study(
     *,
     executor: Executor,  # anything with concurrent.futures' interface
     figures_dir: str | Path = "figures/local",  # where the runs' figures go
+    done: Mapping[str, int] | None = None,  # config (digest) -> iterations in the study's records, as `recorded` returns: what is whole is not run
     progress: bool = True,  # show how many iterations are done
-) -> pd.DataFrame:  # as `summary`
+) -> pd.DataFrame:  # as `summary`; a run that stands in the records alone is "recorded"
     "Run what is missing. A failure stops no other run: it is in the summary. Raises ValueError for a run twice in the grid, or another's directory."
     paths = [project_root() / out_dir / c.name for c in configs]
     if twice := {p.name for p in paths if paths.count(p) > 1}:
         raise ValueError(f"the study has runs twice: {', '.join(sorted(twice))} (allowed: configs that differ in more than iterations)")
     for c, p in zip(configs, paths): check_run(c, p)
+    known = [c.name for c in configs if (done or {}).get(c.digest, 0) >= c.iterations]
     ours = {k: v for k, v in os.environ.items() if k.startswith("COLLAPSE_NB_")}  # a worker elsewhere has not got them
     notebook, figures = run_loop_notebook(), project_root() / figures_dir
     jobs = {c.name: executor.submit(run_notebook, notebook, p / "run_loop.ipynb",
                                     notebook_parameters(c) | dict(out_dir=str(p), figures_dir=str(figures)), ours)
-            for c, p in zip(configs, paths) if complete_iterations(c, p) < c.iterations}
-    try: _watch(list(jobs.values()), configs, paths, progress)
+            for c, p in zip(configs, paths) if c.name not in known and complete_iterations(c, p) < c.iterations}
+    running = [(c, p) for c, p in zip(configs, paths) if c.name not in known]
+    try: _watch(list(jobs.values()), [c for c, _ in running], [p for _, p in running], progress)
     except BaseException:  # interrupted: what has not started is not started, what has is told to stop
         for job in jobs.values(): job.cancel()
         for process in list(RUNNING): process.send_signal(signal.SIGINT) if os.name == "posix" else process.terminate()
         raise
     table = summary(configs, out_dir)
+    table.loc[table.index.isin(known) & (table.state != "complete"), "state"] = "recorded"
     for name, e in ((name, job.exception()) for name, job in jobs.items()):
         why = table.error[name]
         if e: table.loc[name, ["state", "error"]] = "failed", why if why not in ("", STOPPED) else str(e)  # what no notebook tells: a worker lost
@@ -188,38 +193,63 @@ def _watch(jobs: list[Future], configs: list[LoopConfig], paths: list[Path], pro
             bar.refresh(); time.sleep(1)
 
 # %% ../nbs/10a_sweep.ipynb #48c9adc4
-TEXTS = {k: str for k in ("space", "config", "commit", "variant")}  # for read_csv, which takes 45e52868 for a number
+TEXTS = {k: str for k in ("arm", "selected_in", "pool_factor", "tau", "guidance", "space", "config", "commit", "stage")}  # 45e52868 is no number
 IN_RUNS = ("class_share", "believed")  # many rows, read by no comparison: they stay in the run directories
+
+def read_table(
+    file: str | Path,  # NAME.csv, as `collect` writes it
+) -> pd.DataFrame:  # as `loop.records`
+    "A study's records. Raises ValueError for a table of an older kind, which has no column `arm`."
+    table = pd.read_csv(file, dtype=TEXTS)
+    if "arm" not in table:
+        raise ValueError(f"{file} holds records of an older kind: it has no column arm (allowed: what this version collects; move it away)")
+    return typed(table)
+
+def recorded(
+    file: str | Path,  # NAME.csv, there or not
+) -> dict[str, int]:  # config (digest) -> its last iteration in the table
+    "How far each run of a table of records went: what is whole there need not run again."
+    return read_table(file).groupby("config").iteration.max().to_dict() if Path(file).exists() else {}
 
 def collect(
     paths: list[Path],  # complete runs
     study: str,  # its name
-    folder: str | Path,  # where NAME.csv and NAME-pictures.npz go
+    folder: str | Path,  # where NAME.csv and NAME-pictures.npz are, or go
     iterations: int | None = None,  # rows up to this iteration; None: all there are
-    keep: Sequence[str] = (),  # the study's configs (digests), in order: what is recorded of those without a path here stays
+    order: Sequence[str] = (),  # configs (digests) in the order of the table; others come first
     name: str | None = None,  # of the files; None: the study's
 ) -> pd.DataFrame:  # as `loop.records`, values of six significant digits
-    "Write a study's records, and pictures of its runs with the smallest seed, and return the records."
+    "Add runs to a study's records, and pictures of those with the smallest seed. What is recorded of other runs stays. Returns the records."
     folder, name = project_root() / folder, name or study
-    folder.mkdir(parents=True, exist_ok=True)
     file, images = folder / f"{name}.csv", folder / f"{name}-pictures.npz"
-    empty = pd.DataFrame(columns=["iteration", "metric", "space", "value", "config"])
-    table = pd.concat([records(p, study) for p in paths], ignore_index=True) if paths else empty
-    nothing = (table.metric == "share") & (table.value == 0) & (table.space != "0")
-    table = table[~(table.metric.isin(IN_RUNS) | nothing) & (table.iteration <= (iterations or np.inf))]
-    order, earlier, kept = {digest: i for i, digest in enumerate(keep)}, set(keep) - set(table.config), {}
-    if file.exists() and earlier:
-        known = pd.read_csv(file, dtype=TEXTS)
-        table = pd.concat([t for t in (known[known.config.isin(earlier)], table) if len(t)], ignore_index=True)
-        with np.load(images, allow_pickle=False) as z: kept = {k: z[k] for k in z.files if k.split("/")[0] in earlier}
+    known, kept = [], {}
+    if file.exists():
+        new = {read_config(p).digest for p in paths}
+        table = read_table(file)
+        known = [table[~table.config.isin(new)]]
+        with np.load(images, allow_pickle=False) as z:
+            kept = {k: z[k] for k in z.files if k.split("/")[0] not in new}
+    found = [records(p, study) for p in paths]
+    tables = [t for t in (*known, *map(without_details, found)) if len(t)]
+    if not tables:
+        return pd.DataFrame(columns=["iteration", "metric", "space", "value", "config"])  # nothing is complete: no file, rather than an empty one
+    table = pd.concat(tables, ignore_index=True)
+    table = table[table.iteration <= (iterations or np.inf)]
     for path in [p for p in paths if read_config(p).seed == table.seed.min()]:
         config, generations = load_run(path)
         kept |= {f"{config.digest}/{k}": v for k, v in album(generations[:iterations]).items()}
-    if not len(table): return table  # nothing is complete: no file, rather than an empty one
-    if order: table = table.sort_values("config", key=lambda c: c.map(order), kind="stable")
-    table.to_csv(file, index=False, float_format="%.6g")
-    np.savez_compressed(images, **kept)
-    return pd.read_csv(file, dtype=TEXTS)
+    rank = {digest: i for i, digest in enumerate(order)}
+    table = table.sort_values("config", key=lambda c: c.map(rank).fillna(-1), kind="stable")
+    write_whole(file, lambda f: table.to_csv(f, index=False, float_format="%.6g"))
+    write_whole(images, lambda f: np.savez_compressed(f, **kept))
+    return read_table(file)
+
+def without_details(
+    table: pd.DataFrame,  # records of a run
+) -> pd.DataFrame:
+    "What a study's table holds: no classes, and no shares of 0 but that of real images, which say that there are none left."
+    nothing = (table.metric == "share") & (table.value == 0) & (table.source != 0)
+    return table[~(table.metric.isin(IN_RUNS) | nothing)]
 
 # %% ../nbs/10a_sweep.ipynb #397a05f7
 def read_study(
@@ -244,7 +274,7 @@ def collect_named_study(
     Raises ValueError for an unknown study, or for a run's directory that holds another run."""
     told, configs = read_study(name, more)
     complete = [p for c in configs if complete_iterations(c, p := project_root() / out_dir / c.name) >= c.iterations and check_run(c, p)]
-    return collect(complete, name, records_dir, max(c.iterations for c in configs), keep=[c.digest for c in configs], name=told)
+    return collect(complete, name, records_dir, max(c.iterations for c in configs), order=[c.digest for c in configs], name=told)
 
 def run_named_study(
     name: str,  # [study:NAME] in settings.ini
@@ -258,10 +288,13 @@ def run_named_study(
     plugins: str | None = None,  # files that register strategies, as for `load_plugins`
     scheduler: str | None = None,  # the address of a dask scheduler, as for `executor_for`
 ) -> pd.DataFrame:  # as `loop.records`
-    "Run what is missing of a study and collect it. Raises as `read_study`, `executor_for`, and, when all is collected, `raise_failures`."
-    configs = read_study(name, more, plugins)[1]
+    """Run what is missing of a study, in its records and on disk, and collect it.
+
+    Raises as `read_study`, `executor_for`, and, when all is collected, `raise_failures`."""
+    told, configs = read_study(name, more, plugins)
+    done = recorded(project_root() / records_dir / f"{told}.csv")
     with executor_for(workers, scheduler) as executor:
-        stands = run_study(configs, out_dir, executor=executor, figures_dir=figures_dir, progress=progress)
+        stands = run_study(configs, out_dir, executor=executor, figures_dir=figures_dir, done=done, progress=progress)
     table = collect_named_study(name, out_dir, records_dir, more)
     raise_failures(stands)
     return table
