@@ -27,14 +27,14 @@ NAMES = dict(
     strategy=["vanilla", "greedy", "threshold_decay", "max_entropy"],
     paradigm=["replace", "accumulate"],
     dataset=["digits", "fashion_mnist", "mnist", "cifar10", "ffhq", "folder:PATH", "npz:PATH"],
-    space=["pixel", "classifier", "dinov2", "inception"],
+    space=["pixel", "classifier", "imagenet", "dinov2", "inception"],
     network=["unet-16-32", "unet-32-64", "unet-16-32-64", "UNet32", "UNet48", "UNet64", "UNet128"],
     objective=["edm", "ddpm"],
     precision=["float32", "bf16", "fp16"],
     sampler=["ancestral", "ddim", "dpm++", "heun"],
 )
 ALIASES = dict(strategy={"entropy": "greedy"})  # the word on the card's command line
-PROVIDERS = dict(space=dict(dinov2="collapse_nb.networks", inception="collapse_nb.networks"))  # imported when first asked for
+PROVIDERS = dict(space=dict.fromkeys(("imagenet", "dinov2", "inception"), "collapse_nb.networks"))  # imported on first use
 
 # %% ../nbs/00_config.ipynb #324a04c0
 def form(

@@ -235,13 +235,13 @@ def embed_classifier(
 # %% ../nbs/02_features.ipynb #5884b8bb
 def embed(
     images: Images,  # N images
-    space: str,  # "pixel" (0..255), "classifier", "dinov2" or "inception"
+    space: str,  # "pixel" (0..255), "classifier", "imagenet", "dinov2" or "inception"
     *,
     weights: str | Path | None = None,  # the network's file; None: the usual places
     device: str = "cpu",  # where the network runs
     batch_size: int | None = None,  # images in the network at a time; None: the space's own
     cache: bool = True,  # keep what a large network made in runs/cache/features, by content
-    **options,  # a space's own, as in notebook 02a: `mode` and `num_workers` of inception
+    **options,  # a space's own, as in notebook 02a: `mode` and `num_workers` of inception, `input_side` of imagenet
 ) -> np.ndarray:  # float32 [N, d]
     "Points of `space`. Raises ValueError for an unknown space, a batch_size below 1 or a wrong file, FileNotFoundError where weights are missing."
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1):

@@ -333,7 +333,7 @@ def report(
     train,  # what it was trained on, all of it: copies are sought among these
     reference=None,  # images of the same kind that it has not seen; None: fewer numbers
     *,
-    space: str = "pixel",  # or "classifier", "dinov2", "inception": where distances are measured
+    space: str = "pixel",  # or "classifier", "imagenet", "dinov2", "inception": where distances are measured
     n: int | None = 2000,  # images of `generated`, and of each half of the reference, at most, drawn by seed; None: all
     side: int | None = None,  # area-resize all sets to it; None: as they are
     draws: int = 5,  # random halvings of the reference

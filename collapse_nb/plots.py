@@ -290,7 +290,8 @@ def loop_figure(
     for ax, question in zip(axes, QUESTIONS):
         draw_question(ax, table, question)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, [CHOICES.get(s, s) for s in labels], loc="outside upper center", ncols=2, fontsize=9, frameon=False, title=title, title_fontsize=8)
+    fig.legend(handles, [CHOICES.get(s, s) for s in labels], loc="outside upper center", ncols=2, fontsize=9, frameon=False,
+               title=title, title_fontsize=8)
     for ax, s in zip(middle.subplots(1, len(bars), squeeze=False, sharey=True).flat, bars):
         plot_provenance(ax, table, s)
         ax.set_title(f"Where do the training images come from? {s}", fontsize=10, fontweight="bold")

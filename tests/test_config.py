@@ -174,7 +174,7 @@ def test_every_name_has_a_function():
 def test_a_large_network_is_imported_when_its_space_is_asked_for():
     code = ("import sys; from collapse_nb.features import SPACES as s; "
             "print('collapse_nb.networks' in sys.modules, s['dinov2'].__name__, len(s))")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "embed_dinov2", "4"]
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "embed_dinov2", "5"]
 
 
 def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):

