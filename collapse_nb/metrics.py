@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['NEAR_DUPLICATE', 'PRDC_K', 'DISTRIBUTION', 'SETS', 'same_kind', 'distance_to_train', 'generalization_score',
            'resampled_means', 'bootstrap', 't_interval', 'novelty_ratio', 'mnnd', 'variance', 'near_duplicate_distance',
-           'memorized', 'memorized_fraction', 'authentic', 'frechet_distance', 'kernel_distance', 'inside_balls',
-           'prdc', 'vendi_score', 'distribution', 'measure_space', 'in_each_space', 'measure']
+           'memorized', 'memorized_fraction', 'authentic', 'of_one_set', 'frechet_distance', 'kernel_distance',
+           'inside_balls', 'prdc', 'vendi_score', 'distribution', 'measure_space', 'in_each_space', 'measure']
 
 # %% ../nbs/09_metrics.ipynb #54edd644
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 
@@ -162,6 +163,29 @@ def authentic(
     (d1, first), own = nearest(generated, train), nearest(train, train, exclude_self=True)[0]
     return d1[:, 0] > own[first[:, 0], 0]
 
+# %% ../nbs/09_metrics.ipynb #76d960d8
+_FOUND: dict[tuple, object] = {}  # (function, its arguments, a digest of the points) -> what it returned, of the last few large sets
+
+def of_one_set(
+    function: Callable,  # of one set of points, and of arguments
+    points,  # [N, ...]: Images, numpy or torch
+    *arguments,
+):
+    "function(points, *arguments), remembered for sets of more than 2,000 points: held-out images are the same in every iteration."
+    if len(points) <= 2000:
+        return function(points, *arguments)
+    content = np.ascontiguousarray(as_points(points))
+    key = (function.__name__, arguments, content.shape, content.dtype.str, hashlib.blake2b(content, digest_size=16).digest())
+    if key not in _FOUND:
+        _FOUND[key] = function(points, *arguments)
+    while len(_FOUND) > 12:
+        _FOUND.pop(next(iter(_FOUND)))  # the oldest
+    return _FOUND[key]
+
+def _root_of_covariance(x: np.ndarray) -> np.ndarray:  # float64 [min(N, d), d]
+    "R, with R.T @ R the covariance."
+    return np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")
+
 # %% ../nbs/09_metrics.ipynb #87f5a473
 def _two_sets(features_a, features_b) -> tuple[np.ndarray, np.ndarray]:  # float64 [M, d], [N, d]
     "Raises ValueError for sets of another dimension, of fewer than two points, or with NaN."
@@ -177,11 +201,21 @@ def frechet_distance(
 ) -> float:  # in squared units of the space; biased upwards for small M and N
     "Squared 2-Wasserstein distance between Gaussian fits (Heusel et al. 2017). Raises ValueError below two points."
     a, b = _two_sets(features_a, features_b)
-    r_a, r_b = (np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b))
+    r_a, r_b = (of_one_set(_root_of_covariance, x) for x in (a, b))
     cross = np.linalg.svd(r_a @ r_b.T, compute_uv=False).sum()
     return float(((a.mean(0) - b.mean(0))**2).sum() + (r_a**2).sum() + (r_b**2).sum() - 2 * cross)
 
 # %% ../nbs/09_metrics.ipynb #17a74ddd
+def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
+    "Sum of (x y / d + 1)^3 over all pairs, in blocks of rows."
+    blocks = (x[i:i + 1024] @ y.T / x.shape[1] + 1 for i in range(0, len(x), 1024))
+    return sum(float((block**3).sum()) for block in blocks)
+
+def _kernel_alone(x: np.ndarray) -> float:
+    "Its mean over the pairs of different points of one set."
+    itself = (((x**2).sum(1) / x.shape[1] + 1)**3).sum()
+    return (_kernel_sum(x, x) - itself) / (len(x) * (len(x) - 1))
+
 def kernel_distance(
     features_a,  # [M, d], M >= 2
     features_b,  # [N, d], N >= 2
@@ -189,10 +223,8 @@ def kernel_distance(
     """Unbiased squared maximum mean discrepancy of the kernel (a b / d + 1)^3, all pairs (KID: Binkowski et al. 2018, arXiv 1801.01401).
     Raises ValueError as `frechet_distance`."""
     a, b = _two_sets(features_a, features_b)
-    def mean(x, y, alone):
-        kernel = (x @ y.T / a.shape[1] + 1)**3
-        return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1)) if alone else kernel.mean()
-    return float(mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False))
+    alone = of_one_set(_kernel_alone, a) + of_one_set(_kernel_alone, b)
+    return float(alone - 2 * _kernel_sum(a, b) / (len(a) * len(b)))
 
 # %% ../nbs/09_metrics.ipynb #883d7ca6
 def inside_balls(
@@ -218,6 +250,10 @@ def inside_balls(
     return sure
 
 # %% ../nbs/09_metrics.ipynb #e3280fed
+def _reach(x, k: int) -> np.ndarray:  # float64 [N]
+    "Distance to the k-th nearest other point."
+    return nearest(x, x, k, exclude_self=True)[0][:, -1]
+
 def prdc(
     real,  # [N, ...]: Images, numpy or torch, on any device
     generated,  # [M, ...], in the same space
@@ -231,7 +267,7 @@ def prdc(
     most = min(len(real), len(generated)) - 1
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
         raise ValueError(f"k = {k!r} is out of range for {len(real)} real and {len(generated)} generated points (allowed: 1 to {most})")
-    r, g = (nearest(x, x, k, exclude_self=True)[0][:, -1] for x in (real, generated))
+    r, g = (of_one_set(_reach, x, k) for x in (real, generated))
     a = PointSet(real, "real", keep=True)
     b = PointSet(generated, "generated", like=a, keep=True)
     held, covered, recalled = np.zeros(len(b), np.int64), np.zeros(len(a), bool), np.zeros(len(a), bool)

@@ -197,7 +197,7 @@ def test_the_hours_that_the_cifar10_demo_names_are_those_of_its_arithmetic():
     text = nb.cells[1].source
     flop, train, draw, hour, whole = (float(x) for x in re.search(
         r"takes (\S+) GFLOP.*sustains (\d+) TFLOP/s in training \(fp16\) and (\d+) in.*take (\S+) hours here and (\d+) hours", text, re.S).groups())
-    short = eval(re.search(r"short = (dict\(.*\))", "".join(c.source for c in nb.cells))[1])
+    short = eval(re.search(r"(?s)short = (dict\(.*?\))", "".join(c.source for c in nb.cells))[1])
 
     def hours(strategy, **changes):
         c = load_preset("paper-cifar10", strategy=strategy, **changes)
