@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Help', 'Parser', 'of_field', 'whole', 'add_run', 'run', 'kept_of', 'tell', 'file_names', 'read_pool', 'check_out',
-           'copy_files', 'against_random', 'add_select', 'add_shared', 'select', 'config_of', 'check_count',
-           'write_choice', 'add_report', 'report', 'parser', 'main']
+           'copy_files', 'against_random', 'add_select', 'add_shared', 'options_of', 'in_space', 'select', 'config_of',
+           'check_count', 'write_choice', 'add_report', 'report', 'parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #ee6f6607
 import argparse
@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import zipfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from .config import DIRECT, NAMES, LoopConfig, derive_seed, load_plugins, named_config, preset_names, run_dir, write_whole
@@ -97,10 +97,13 @@ def tell(config: LoopConfig, path: Path, generations: list, figures_dir: str) ->
 # %% ../nbs/12_cli.ipynb #49973539
 def file_names(
     path: Path,  # a folder, a zip or an npz
+    called: str = "INPUT",  # in an error
 ) -> list[str] | None:  # of pictures, relative to it, sorted; None for an npz
     "Raises FileNotFoundError where there is nothing, and ValueError as `list_pictures`."
     from collapse_nb.data import list_pictures
-    if not path.exists(): raise FileNotFoundError(f"INPUT = {str(path)!r}: no such file or folder (allowed: a folder or zip of pictures, an npz)")
+    if not path.exists():
+        raise FileNotFoundError(f"{called} = {str(path)!r}: no such file or folder "
+                                "(allowed: a folder or zip of pictures, an npz)")
     return None if path.suffix == ".npz" else list_pictures(path)
 
 def read_pool(
@@ -174,20 +177,24 @@ def against_random(
 def add_select(subcommands):
     "Options of `collapse-nb select`."
     p = subcommands.add_parser("select", help="choose N images out of a folder, zip or npz", description="""\
-Choose N images so that the set keeps a high entropy, and say how high beside a random choice of as many. "entropy" is the paper's Greedy
+Choose N images so that the set keeps a high entropy, and say how high beside a random choice of as many. "greedy" is the paper's Greedy
 Selection (farthest points first), "threshold_decay" its second selector, "max_entropy" goes on from greedy by exchanges, "vanilla" is random.
 Distances are exact; pixels count 0..255. Selectors love garbage: noise and broken pictures lie far from everything, so they are kept first.
-Look at them with "collapse-nb report" before.""", epilog="""\
+Look at them with "collapse-nb report" before, or take "guarded" (ours): greedy among the images that lie no farther from real ones
+(--reference) than 99% of these lie from each other; where they are too few, the nearest of the rest fill up.""", epilog="""\
 examples:
   collapse-nb select photos/ --n 1000 --out kept.npz           pixels, labels, index (into the sorted names, in the order chosen), names
   collapse-nb select photos.zip --n 1000 --side 32 --out kept/    copies the chosen files
-  collapse-nb select samples.npz --n 500 --strategy threshold_decay --alpha 0.8 --out kept.npz""")
+  collapse-nb select samples.npz --n 500 --strategy threshold_decay --alpha 0.8 --out kept.npz
+  collapse-nb select samples/ --n 500 --strategy guarded --reference photos/ --out kept.npz""")
     p.add_argument("input", metavar="INPUT", help="a folder or zip of PNG, JPEG or WebP (class folders are labels), or an npz: uint8 pixels or arr_0")
     p.add_argument("--n", type=int, required=True, help="how many images to keep, from 2")
     p.add_argument("--out", type=Path, required=True, help="a file ending in .npz, or a directory to copy the chosen files to")
-    p.add_argument("--strategy", default="entropy", help=f"(default: entropy) {', '.join(NAMES['strategy'])}")
+    p.add_argument("--strategy", default="greedy", help=f"(default: greedy) {', '.join(NAMES['strategy'])}")
     p.add_argument("--alpha", help=of_field("alpha") + " (default: 0.95)")
     p.add_argument("--tau", help=of_field("tau"))
+    p.add_argument("--reference", metavar="PATH",
+                   help="real images that guarded compares with, at least 2: a folder, zip or npz like INPUT")
     p.add_argument("--force", action="store_true", help="write over what is at --out; other files in a directory stay")
     add_shared(p, f"where distances are measured (default: pixel): {', '.join(NAMES['space'])}")
     p.set_defaults(command=select)
@@ -200,24 +207,64 @@ def add_shared(p: argparse.ArgumentParser, about_space: str):
     p.add_argument("--weights", help="the file of the space's network (default: the usual places)")
     p.add_argument("--device", default="cpu", help="where that network runs: cpu, cuda, cuda:1, mps (default: cpu)")
 
+# %% ../nbs/12_cli.ipynb #7b20c411
+def options_of(
+    config: LoopConfig,  # strategy, seed, alpha, tau
+    reference: Path | None,  # the option --reference
+) -> dict:  # for `selection.select`; the reference is still a path
+    "Raises ValueError for a strategy that needs a reference and has none, or that looks at none and has one."
+    from collapse_nb.selection import options_for
+    alpha = 0.95 if config.alpha == "auto" else config.alpha  # a folder knows no paradigm
+    options = dict(seed=derive_seed(config.seed, 0, "select"), alpha=alpha, tau=config.tau)
+    if reference is not None: options["reference"] = reference
+    given = options_for(config.strategy, **options)
+    if reference is not None and "reference" not in given:
+        raise ValueError(f"reference = {str(reference)!r}: strategy {config.strategy!r} looks at none "
+                         "(allowed: with --strategy guarded)")
+    return given
+
+def in_space(
+    pool,  # Images
+    real,  # Images: the reference; or None
+    config: LoopConfig,  # space, device
+    weights: str | None,  # the option --weights
+):  # both: Images themselves in pixel space, float32 [N, d] in another
+    """Where distances are measured: through one network, that of the reference's dataset where there is one.
+    Raises ValueError for images of two sizes, and as `embed` does."""
+    if real is not None and real.shape != pool.shape:
+        raise ValueError(f"reference: images of {list(real.shape)}, and of {list(pool.shape)} in INPUT "
+                         "(allowed: the same channels, height and width; --side resizes both)")
+    if config.space == "pixel": return pool, real
+    from collapse_nb.features import embed
+    place = lambda images: embed(images, config.space, weights=weights, device=config.device)
+    if real is None: return place(pool), None
+    return place(replace(pool, dataset=real.dataset)), place(real)
+
 # %% ../nbs/12_cli.ipynb #e1f564c0
 def select(a: argparse.Namespace) -> int:
     "Choose, say what it brought, write. Raises ValueError and FileNotFoundError before any long work."
     config = config_of(a, "strategy", "space", "side", "seed", "alpha", "tau", "device")
     names = file_names(path := Path(a.input).expanduser())
-    check_out(a.out, a.force, path)
+    reference = None if a.reference is None else Path(a.reference).expanduser()
+    options = options_of(config, reference)
+    real_names = None if reference is None else file_names(reference, "reference")
+    for source in filter(None, (path, reference)): check_out(a.out, a.force, source)
     if names is not None: check_count(a.n, len(names))  # before they are read
     elif a.out.suffix != ".npz": raise ValueError(f"out = {str(a.out)!r}: an npz has no files to copy (allowed: a name ending in .npz)")
     pool = read_pool(path, names, config.side)
     check_count(a.n, len(pool))
-    from collapse_nb.features import embed
+    real = None if reference is None else read_pool(reference, real_names, config.side)
     from collapse_nb.selection import select as choose
-    points = pool if config.space == "pixel" else embed(pool, config.space, weights=a.weights, device=config.device)
-    index, _ = choose(config.strategy, points, a.n, seed=derive_seed(config.seed, 0, "select"), alpha=config.alpha, tau=config.tau)
+    points, real = in_space(pool, real, config, a.weights)
+    if real is not None: options["reference"] = real
+    index, info = choose(config.strategy, points, a.n, **options)
     print(f"{config.strategy}, space {config.space}, seed {config.seed}: {a.n:,} of {len(pool):,}")
+    if info.limit is not None:
+        filled = max(0, a.n - info.admitted)
+        print(f"{info.admitted:,} lie within {info.limit:.4g} of the reference; {filled:,} from beyond fill up")
     print(against_random(points, index, config.seed), flush=True)
     a.interrupted = lambda: f"what is at {a.out} is not whole"
-    write_choice(a.out, config, path, names, pool, index)
+    write_choice(a.out, config, path, names, pool, index, reference)
     print(f"written: {a.out}")
     return 0
 
@@ -233,7 +280,8 @@ def check_count(n: int, size: int):
     "Raises ValueError for a count that cannot be chosen and measured."
     if not 2 <= n <= size: raise ValueError(f"n = {n!r} is out of range (allowed: 2 to {size}, the images in INPUT)")
 
-def write_choice(out: Path, config: LoopConfig, path: Path, names: list[str] | None, pool, index):
+def write_choice(out: Path, config: LoopConfig, path: Path, names: list[str] | None, pool, index,
+                 reference: Path | None = None):
     "An npz, or copies of the chosen files."
     import numpy as np
     if out.suffix != ".npz":
@@ -241,7 +289,8 @@ def write_choice(out: Path, config: LoopConfig, path: Path, names: list[str] | N
         return
     kept = pool[index]
     arrays = dict(pixels=kept.pixels, labels=kept.labels, index=index, names=None if names is None else np.array(names)[index], source=kept.source,
-                  grid=kept.grid, dataset=kept.dataset, strategy=config.strategy, space=config.space, seed=config.seed)
+                  grid=kept.grid, dataset=kept.dataset, strategy=config.strategy, space=config.space, seed=config.seed,
+                  reference=None if reference is None else str(reference.absolute()))
     write_whole(out, lambda f: np.savez_compressed(f, **{k: v for k, v in arrays.items() if v is not None}))
 
 # %% ../nbs/12_cli.ipynb #27eeb65c

@@ -24,7 +24,7 @@ from pathlib import Path
 
 # %% ../nbs/00_config.ipynb #c7862c4e
 NAMES = dict(
-    strategy=["vanilla", "greedy", "threshold_decay", "max_entropy"],
+    strategy=["vanilla", "greedy", "threshold_decay", "max_entropy", "guarded"],
     paradigm=["replace", "accumulate"],
     dataset=["digits", "fashion_mnist", "mnist", "cifar10", "ffhq", "folder:PATH", "npz:PATH"],
     space=["pixel", "classifier", "imagenet", "dinov2", "inception"],

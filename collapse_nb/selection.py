@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'ANCHORS', 'CALL', 'STRATEGIES', 'SelectionInfo', 'equal_shares', 'vanilla', 'greedy', 'threshold_decay',
-           'max_entropy', 'explain', 'select']
+           'max_entropy', 'explain', 'guard_limit', 'guarded', 'options_for', 'select']
 
 # %% ../nbs/05_selection.ipynb #9e6c704e
 import inspect
@@ -32,6 +32,8 @@ class SelectionInfo:
     rule: tuple[str, ...] = ()  # [n]: what let it in
     swaps: int = 0  # points exchanged after greedy (max_entropy)
     gained: float = 0.0  # nats of kl_entropy that they brought (max_entropy)
+    limit: float | None = None  # the largest distance from the reference that is admitted (guarded)
+    admitted: int | None = None  # points of the pool within it (guarded)
 
 # %% ../nbs/05_selection.ipynb #3d251806
 def _check_n(n: int, size: int) -> None:
@@ -234,6 +236,16 @@ class _Inside:
         self.taken, self.at = [], []
 
 # %% ../nbs/05_selection.ipynb #7c97f6cc
+def _start_rows(start, n: int, size: int) -> np.ndarray:  # int64
+    "A start as an array. Raises ValueError for one that n choices out of size points cannot begin with."
+    given = np.atleast_1d(np.asarray(start)) if np.size(start) else np.zeros(0, np.int64)
+    whole = given.dtype.kind in "iu" and len(set(given.tolist())) == len(given) <= n
+    if not whole or ((given < 0) | (given >= size)).any():
+        raise ValueError(f"start = {given.tolist()} "
+                         f"(allowed: at most n = {n} different indices, 0 to {size - 1})")
+    return given.astype(np.int64)
+
+
 def _started(pool: PointSet, n: int, start, chosen, seed) -> _Chosen:
     "A selection that holds its starting points. Raises ValueError for those that cannot be."
     if chosen is not None:
@@ -242,14 +254,12 @@ def _started(pool: PointSet, n: int, start, chosen, seed) -> _Chosen:
             raise ValueError(f"chosen has {chosen.d} dimensions, the pool {pool.d} (allowed: the same number)")
     if start is None:
         start = [] if chosen is not None else [np.random.default_rng(seed).integers(len(pool))]
-    given = np.atleast_1d(np.asarray(start)) if np.size(start) else np.zeros(0, np.int64)
-    if given.dtype.kind not in "iu" or len(given) > n or len(set(given.tolist())) < len(given) or ((given < 0) | (given >= len(pool))).any():
-        raise ValueError(f"start = {given.tolist()} (allowed: at most n = {n} different indices, 0 to {len(pool) - 1})")
+    given = _start_rows(start, n, len(pool))
     result = _Chosen(pool)
     if chosen is not None:
         result.bound[:] = Closest(pool, chosen).scan().squared[:, 0]
     if len(given):
-        result.force(given.astype(np.int64))
+        result.force(given)
     return result
 
 # %% ../nbs/05_selection.ipynb #5d615d8b
@@ -482,23 +492,99 @@ def explain(
         if values is not None: table[name] = np.asarray(values)
     return table
 
+# %% ../nbs/05_selection.ipynb #5e1f0a13
+def guard_limit(
+    reference,  # [R, ...], R >= 2: Images, numpy or torch, on any device
+    quantile: float = 0.99,  # 0 < quantile <= 1; between two distances, linearly interpolated
+) -> float:  # in the units of the points
+    """That quantile of the exact distances from each reference point to its nearest other one. Ours.
+    Raises ValueError for another quantile, fewer than 2 points, and points that are not finite."""
+    if not 0 < quantile <= 1: raise ValueError(f"quantile = {quantile!r} (allowed: more than 0, at most 1)")
+    known = PointSet(reference, "reference").raw
+    if len(known) < 2: raise ValueError("reference of 1 point (allowed: 2 or more, to compare)")
+    apart = nearest(known, known, exclude_self=True)[0]
+    return float(np.quantile(apart, quantile))
+
+# %% ../nbs/05_selection.ipynb #5e1f0a15
+def _admitted_start(start, n: int, away: np.ndarray, limit: float) -> np.ndarray:  # int64
+    "A start as an array. Raises ValueError as `greedy` does, and for one beyond the limit."
+    given = _start_rows(start, n, len(away))
+    beyond = given[away[given] > limit]
+    if len(beyond):
+        raise ValueError(f"start = {given.tolist()}: {beyond[0]} lies {away[beyond[0]]:.6g} from the reference "
+                         f"(allowed: at most the limit, {limit:.6g})")
+    return given
+
+# %% ../nbs/05_selection.ipynb #5e1f0a16
+def guarded(
+    points,  # the pool [M, ...]: Images, numpy or torch, on any device
+    n: int,  # how many to choose
+    *,
+    reference,  # real points [R, ...], R >= 2: of the pool's dimension, on its device
+    quantile: float = 0.99,  # of the reference's distances that sets the limit, as in `guard_limit`
+    start=None,  # admitted indices of the pool, counted in n and returned first; None: one at random
+    seed: int | None = None,  # of the random start
+    return_info: bool = False,  # also return a SelectionInfo with limit and admitted
+):  # int64 indices [n] into the pool, in the order chosen
+    """`greedy` among the points whose nearest reference point is no farther than `guard_limit`; where fewer
+    than n are, all of them, then the nearest of the rest, ties to the lowest index. Exact. Ours.
+    Raises ValueError as `greedy` and `guard_limit` do, for a start beyond the limit, and for a reference
+    of another dimension or on another device."""
+    x, known = PointSet(points).raw, PointSet(reference, "reference").raw
+    _check_n(n, len(x))
+    if known.shape[1] != x.shape[1]:
+        raise ValueError(f"reference has {known.shape[1]} dimensions, the pool {x.shape[1]} "
+                         "(allowed: the same number)")
+    limit, away = guard_limit(known, quantile), nearest(x, known)[0][:, 0]
+    inside, outside = np.flatnonzero(away <= limit), np.flatnonzero(away > limit)
+    if start is not None: start = np.searchsorted(inside, _admitted_start(start, n, away, limit))
+    index, distance, rule, m = inside[:0], np.zeros(0), (), min(n, len(inside))
+    if m:
+        among = x if len(inside) == len(x) else x[inside]
+        picks, info = greedy(among, m, start=start, seed=seed, return_info=True)
+        index, distance, rule = inside[picks], info.distance, info.rule
+    if m < n:
+        fill = outside[np.argsort(away[outside], kind="stable")][:n - m]
+        kept = x[index] if m else None
+        info = greedy(x[fill], n - m, start=np.arange(n - m), chosen=kept, return_info=True)[1]
+        index, distance = np.concatenate([index, fill]), np.concatenate([distance, info.distance])
+        rule += ("fill: nearest to the reference",) * (n - m)
+    info = SelectionInfo(distance, rule=rule, limit=limit, admitted=len(inside))
+    return (index, info) if return_info else index
+
 # %% ../nbs/05_selection.ipynb #33756015
 STRATEGIES: dict[str, Callable[..., np.ndarray]] = Registry("strategy")
 STRATEGIES.update(vanilla=vanilla, greedy=greedy, threshold_decay=threshold_decay, max_entropy=max_entropy)
+STRATEGIES.update(guarded=guarded)
 
 # %% ../nbs/05_selection.ipynb #931fca4f
+def options_for(
+    strategy: str,  # a name in STRATEGIES
+    **options,  # what strategies may ask for: seed, source, alpha, tau, reference
+) -> dict:  # those that this one names
+    """Raises ValueError for an unknown strategy, and for one that needs an option (`guarded`: reference) that is
+    not given."""
+    names = inspect.signature(STRATEGIES[strategy]).parameters
+    for p in list(names.values())[2:]:  # after the pool and the number
+        needed = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        missing = p.name not in options or p.name == "reference" and options["reference"] is None
+        if needed and missing:
+            raise ValueError(f"strategy {strategy!r} needs a {p.name} and is given none "
+                             f"(allowed: {p.name}=..., on the command line --{p.name})")
+    return {k: v for k, v in options.items() if k in names}
+
+
 def select(
     strategy: str,  # a name in STRATEGIES
     points,  # the pool [M, ...]
     n: int,  # how many to choose
-    **options,  # what strategies may ask for: seed, source, alpha, tau
+    **options,  # what strategies may ask for: seed, source, alpha, tau, reference
 ) -> tuple[np.ndarray, SelectionInfo]:  # int64 indices [n] and how each was chosen
-    "Call a strategy with those of the options that it names. Raises ValueError for a result that is no selection."
-    function = STRATEGIES[strategy]
-    names = inspect.signature(function).parameters
-    given = {k: v for k, v in options.items() if k in names}
-    if "return_info" in names:
-        index, info = function(points, n, return_info=True, **given)
+    """Call a strategy with those of the options that it names.
+    Raises ValueError where one that it needs is not given, and for a result that is no selection."""
+    function, given = STRATEGIES[strategy], options_for(strategy, return_info=True, **options)
+    if "return_info" in given:
+        index, info = function(points, n, **given)
     else:
         index, info = np.asarray(function(points, n, **given)), SelectionInfo(np.full(n, np.nan))
     if index.shape != (n,) or len(set(index.tolist())) < n or not ((index >= 0) & (index < len(points))).all():

@@ -1,5 +1,6 @@
 """The command line as a person uses it: processes of their own, small inputs, exit codes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -61,7 +62,8 @@ def test_the_console_script_is_this_function():
 
 @pytest.mark.parametrize("command, words", [
     ((), ["run", "select", "report", "COLLAPSE_NB_PLUGINS"]), (("run",), ["threshold_decay", "accumulate", "demo", "examples:", "nats", "fork-from"]),
-    (("select",), ["max_entropy", "dinov2", "--force", "examples:", "0..255"]), (("report",), ["--strict", "--html", "exit code", "memorizing"])])
+    (("select",), ["max_entropy", "guarded", "--reference", "dinov2", "--force", "examples:", "0..255"]),
+    (("report",), ["--strict", "--html", "exit code", "memorizing"])])
 def test_help_teaches_at_once(nb, command, words):
     start = time.perf_counter()
     said = nb(*command, "--help").stdout
@@ -88,6 +90,10 @@ def test_help_teaches_at_once(nb, command, words):
     (("select", "{photos}", "--n", "9", "--out", "k.npz", "--side", "0"), "side = 0"),
     (("select", "{photos}", "--n", "9", "--out", "k.npz", "--device", "gpu"), "device = 'gpu'"),
     (("select", "{photos}", "--n", "9", "--out", "{photos}/kept"), "in the input"),
+    (("select", "{photos}", "--n", "9", "--out", "k.npz", "--strategy", "guarded"), "'guarded' needs a reference.*--reference"),
+    (("select", "{photos}", "--n", "9", "--out", "k.npz", "--reference", "{photos}"), "reference = .*'greedy' looks at none.*guarded"),
+    (("select", "{photos}", "--n", "9", "--out", "k.npz", "--strategy", "guarded", "--reference", "gone"), "reference = 'gone'.*no such file"),
+    (("select", "{photos}", "--n", "9", "--out", "{photos}/kept", "--strategy", "guarded", "--reference", "{photos}.zip"), "in the input"),
     (("select", "{photos}.npz", "--n", "9", "--out", "kept"), "no files to copy"), (("select", "{photos}", "--n", "9"), "--out"),
     (("report", "{photos}", "nowhere/at/all"), "nowhere/at/all"), (("report", "{photos}", "{photos}", "--json", "x.txt"), "json = 'x.txt'.*[.]json"),
     (("report", "{photos}", "{photos}", "--draws", "0"), "draws = 0"), (("report", "{photos}", "{photos}", "--space", "dino"), "dino.*dinov2")])
@@ -128,7 +134,44 @@ def test_another_strategy_seed_side_and_space(nb, folder, tmp_path):
     plain = kept()
     assert kept() == plain and plain[0] != kept("--seed", 1)[0] and kept("--strategy", "greedy") == plain
     assert kept("--side", 4)[1] == (20, 1, 4, 4) and kept("--strategy", "threshold_decay", "--alpha", ".8")[0] != plain[0]
+    assert kept("--strategy", "threshold_decay") == kept("--strategy", "threshold_decay", "--alpha", ".95")  # auto
     assert kept("--space", "classifier")[0] != plain[0]
+
+
+def test_guarded_compares_with_a_reference(nb, folder, tmp_path):
+    "Noise among the pictures: greedy keeps it, guarded does not; a folder, an npz and a space of features."
+    from collapse_nb.selection import guarded
+    digits, real = load_pool(folder), load_images("digits", split="heldout", n=40)
+    noise = np.random.default_rng(0).integers(0, 256, (10, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "pool.npz", pixels=np.concatenate([digits.pixels, noise]))
+    real.save(tmp_path / "real.npz")
+    def kept(*options):
+        said = nb("select", "pool.npz", "--n", 20, "--out", "kept.npz", "--force", *options).stdout
+        with np.load(tmp_path / "kept.npz") as z: return z["index"], said, str(z["reference"]) if "reference" in z.files else None
+    assert (kept()[0] >= 60).sum() >= 8 and kept()[2] is None
+    index, said, where = kept("--strategy", "guarded", "--reference", folder / "unseen")
+    assert (index < 60).all() and re.search(r"lie within \d+\.\d of the reference; 0 from beyond", said) and where == str(folder / "unseen")
+    assert kept("--strategy", "guarded", "--reference", "real.npz")[0].tolist() == index.tolist()
+    pool = np.concatenate([digits.flat(), noise.reshape(10, 64)])
+    assert index.tolist() == guarded(pool, 20, reference=real, start=index[0]).tolist()
+    export_npz(real, tmp_path / "colour.npz")
+    other = ("select", "pool.npz", "--n", 20, "--out", "new.npz", "--strategy", "guarded", "--reference", "colour.npz")
+    assert re.search(r"reference: images of \[3, 8, 8\], and of \[1, 8, 8\] in INPUT", nb(*other, code=2).stderr)
+    assert not (tmp_path / "new.npz").exists()
+
+
+def test_pool_and_reference_meet_in_one_classifier_that_of_the_reference(nb, folder, tmp_path):
+    from collapse_nb.features import embed
+    from collapse_nb.selection import guarded
+    digits = load_pool(folder)
+    np.savez(tmp_path / "pool.npz", pixels=digits.pixels)  # as generated images are: without labels
+    ask = ("select", "pool.npz", "--n", 20, "--out", "kept.npz", "--strategy", "guarded", "--space", "classifier", "--reference")
+    assert "within" in nb(*ask, folder / "photos.zip").stdout
+    with np.load(tmp_path / "kept.npz") as z: index = z["index"]
+    real = dataclasses.replace(digits, dataset=f"folder:{folder / 'photos.zip'}")
+    points = embed(real, "classifier")
+    assert index.tolist() == guarded(points, 20, reference=points, start=index[0]).tolist()
+    assert "classifier space needs labels" in nb(*ask, folder / "unseen", "--force", code=2).stderr
 
 
 def test_files_are_copied_and_nothing_is_written_over(nb, folder, tmp_path):
@@ -177,7 +220,7 @@ def test_strict_is_content_with_real_images(nb, tmp_path):
 def test_a_run_and_its_continuation(nb, tmp_path):
     first = nb(*SMOKE, "--strategy", "greedy", "--out-dir", tmp_path / "run", "--figures-dir", tmp_path / "figures")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["strategy"] == "entropy" and config["train_steps"] == 6 and config["preset"] == "smoke"
+    assert config["strategy"] == "greedy" and config["train_steps"] == 6 and config["preset"] == "smoke"
     assert all(words in first.stdout for words in ("iteration 1/1: GS", "entropy: from iteration 1", f"run directory: {tmp_path / 'run'}"))
     assert {p.suffix for p in (tmp_path / "figures").iterdir()} == {".png", ".svg", ".json"} and "going on" not in first.stdout
     assert "entropy:" in first.stderr and "step" in first.stderr  # the bar

@@ -13,7 +13,8 @@ from collapse_nb.data import load_images
 from collapse_nb import selection
 from collapse_nb.entropy import kl_entropy
 from collapse_nb.neighbors import nearest
-from collapse_nb.selection import STRATEGIES, equal_shares, explain, greedy, max_entropy, select, threshold_decay, vanilla
+from collapse_nb.selection import STRATEGIES, equal_shares, explain, greedy, guard_limit, guarded, max_entropy, options_for, select
+from collapse_nb.selection import threshold_decay, vanilla
 
 
 def distance(a, b):
@@ -179,6 +180,10 @@ def test_a_gpu_chooses_the_same():
     x = torch.randn(6000, 64, generator=torch.Generator().manual_seed(0))
     for f in (greedy, threshold_decay):
         assert f(x.cuda(), 3000, seed=0).tolist() == f(x, 3000, seed=0).tolist()
+    real = torch.randn(500, 64, generator=torch.Generator().manual_seed(1))
+    for n in (3000, 6000):
+        assert guarded(x.cuda(), n, reference=real.cuda(), seed=0).tolist() == guarded(x, n, reference=real, seed=0).tolist()
+    with pytest.raises(ValueError, match="same device"): guarded(x.cuda(), 9, reference=real)
 
 
 PEAK = """
@@ -233,6 +238,103 @@ def test_max_entropy_on_images_and_its_budget(monkeypatch):
     whole = selection._Exchange.__init__
     monkeypatch.setattr(selection._Exchange, "__init__", lambda self, *a: whole(self, *a) or setattr(self, "all", None))
     assert max_entropy(images, 100, seed=0).tolist() == best.tolist()  # without the matrix of all distances
+
+
+FILL = "fill: nearest to the reference"
+
+
+def naive_guarded(x, n, reference, quantile, start):
+    "As an idea says it. A start among the admitted, or none where nothing is."
+    between = np.sqrt(squares(reference)) + np.diag(np.full(len(reference), np.inf))
+    limit = np.quantile(between.min(1), quantile)
+    away = np.sqrt(np.square(x[:, None].astype(float) - reference[None].astype(float)).sum(2)).min(1)
+    inside = [i for i in range(len(x)) if away[i] <= limit]
+    rest = sorted(set(range(len(x))) - set(inside), key=lambda i: (away[i], i))
+    picks = naive_greedy(x[inside], min(n, len(inside)), inside.index(start)) if inside else []
+    return [inside[i] for i in picks] + rest[:n - len(picks)], limit, inside
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(2, 20), st.integers(1, 4), kinds,
+       st.sampled_from([0.01, 0.5, 0.9, 0.99, 1.0]), small_blocks, st.data())
+def test_guarded_is_greedy_among_the_admitted_then_the_nearest(seed, size, known, d, kind, quantile, sizes, data):
+    x, reference = pool_of(seed, size, d, kind), pool_of(seed + data.draw(st.integers(0, 1)), known, d, kind)
+    n = data.draw(st.integers(1, size))
+    with in_blocks(sizes):
+        got, info = guarded(x, n, reference=reference, quantile=quantile, seed=seed, return_info=True)
+    chosen, limit, inside = naive_guarded(x, n, reference, quantile, int(got[0]))
+    assert got.tolist() == chosen and got.dtype == np.int64
+    assert info.limit == pytest.approx(limit, rel=1e-12) and info.admitted == len(inside)
+    m = min(n, len(inside))
+    assert info.rule == (("start",) + ("farthest",) * (m - 1) if m else ()) + (FILL,) * (n - m)
+    expected = [np.sqrt(squares(x)[i, got[:j]].min()) if j else np.inf for j, i in enumerate(got)]
+    np.testing.assert_allclose(info.distance, expected, rtol=1e-12)
+    if inside:
+        start = data.draw(st.sampled_from(inside))
+        again = guarded(x, n, reference=reference, quantile=quantile, start=start)
+        assert again.tolist() == naive_guarded(x, n, reference, quantile, start)[0]
+
+
+def test_guarded_is_greedy_where_all_are_admitted():
+    x = load_images("digits", n=300)
+    for options in (dict(start=7), dict(start=[9, 4, 250]), dict(seed=3), dict(start=[])):
+        got, info = guarded(x, 80, reference=x, return_info=True, **options)
+        expected, plain = greedy(x, 80, return_info=True, **options)
+        assert got.tolist() == expected.tolist() and info.admitted == 300
+        assert info.rule == plain.rule and (info.distance == plain.distance).all()
+
+
+def test_what_the_guard_admits_and_how_it_fills_up():
+    x, reference = np.array([[0.0], [9], [1], [5], [-5], [2], [7]]), np.array([[0.0], [1], [3]])  # apart: 1, 1, 2
+    assert guard_limit(reference, 1) == 2 and guard_limit(reference, 0.5) == 1 and guard_limit(reference, 0.75) == 1.5
+    got, info = guarded(x, 7, reference=reference, quantile=1, start=3, return_info=True)
+    assert got.tolist() == [3, 0, 5, 2, 6, 4, 1]  # the limit itself is inside; 4 and 5 away from 3 and 0; then 9
+    assert info.rule == ("start",) + ("farthest",) * 3 + (FILL,) * 3 and info.distance.tolist() == [np.inf, 5, 2, 1, 2, 5, 2]
+    assert guarded(x, 2, reference=reference, quantile=1, start=[5, 2]).tolist() == [5, 2]
+    for seed in range(20): assert guarded(x, 1, reference=reference, seed=seed)[0] in (0, 2, 3, 5)
+    got, info = guarded(x + 100, 3, reference=reference, return_info=True)  # nothing is inside
+    assert got.tolist() == [4, 0, 2] and info.rule == (FILL,) * 3 and info.admitted == 0
+    assert info.distance.tolist() == [np.inf, 5, 1]
+    same = np.full((4, 1), 5.0)  # the limit is 0: only copies are admitted
+    got, info = guarded(np.array([[5.0], [6], [5], [3]]), 3, reference=same, start=2, return_info=True)
+    assert got.tolist() == [2, 0, 1] and info.limit == 0 and info.admitted == 2
+
+
+def test_guarded_keeps_noise_out_which_greedy_prefers():
+    real, unseen = load_images("digits", n=256), load_images("digits", split="heldout", n=300).flat()
+    noise = np.random.default_rng(0).integers(0, 256, (30, 64), dtype=np.uint8)
+    pool = np.concatenate([unseen, noise])
+    assert (greedy(pool, 90, seed=0) >= 300).sum() == 30 and (guarded(pool, 90, reference=real, seed=0) < 300).all()
+    filled, info = guarded(pool, 330, reference=real, seed=0, return_info=True)
+    assert sorted(filled.tolist()) == list(range(330)) and 0.95 * 300 < info.admitted <= 300
+    away = nearest(pool[filled[info.admitted:]], real)[0][:, 0]
+    assert (np.diff(away) >= 0).all() and (away > info.limit).all()
+    table = explain(pool, filled, info)
+    assert (table.loc[300:, "rule"] == FILL).all()
+
+
+def test_guarded_takes_every_kind_of_array(tmp_path):
+    rng = np.random.default_rng(0)
+    x, reference = rng.normal(size=(2000, 16)).astype(np.float16), rng.normal(size=(300, 16)).astype(np.float16)
+    np.save(tmp_path / "x.npy", x)
+    expected = guarded(x.astype(float), 500, reference=reference.astype(float), quantile=0.5, seed=0).tolist()
+    for y in (x, np.load(tmp_path / "x.npy", mmap_mode="r"), torch.from_numpy(x), x.reshape(2000, 4, 4)):
+        for known in (reference, torch.from_numpy(reference)):
+            assert guarded(y, 500, reference=known, quantile=0.5, seed=0).tolist() == expected
+    images = load_images("digits", n=200)
+    for known in (images[:50], images[:50].flat(), images[:50].flat().astype(float)):
+        assert guarded(images, 60, reference=known, seed=1).tolist() == guarded(images.flat(), 60, reference=images[:50], seed=1).tolist()
+
+
+def test_a_strategy_that_needs_an_option_says_so():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    index, info = select("guarded", x, 10, reference=x[:20], seed=0, alpha=0.9, tau=None, source=None)
+    assert index.tolist() == guarded(x, 10, reference=x[:20], seed=0).tolist() and info.limit == guard_limit(x[:20])
+    for options in (dict(), dict(reference=None)):
+        with pytest.raises(ValueError, match="strategy 'guarded' needs a reference.*allowed: reference="): select("guarded", x, 10, seed=0, **options)
+    assert options_for("vanilla", seed=1, reference=x, tau=2) == dict(seed=1)
+    assert options_for("greedy", seed=None, reference=None) == dict(seed=None)
+    with pytest.raises(ValueError, match="gredy.*guarded"): options_for("gredy")
 
 
 def test_explain_says_why():
@@ -299,6 +401,19 @@ def test_vanilla_takes_equal_shares_without_replacement():
     (lambda x: threshold_decay(x, 3, tau=float("inf")), "tau = inf"),
     (lambda x: threshold_decay(x, 3, order=[0, 0]), "permutation"),
     (lambda x: vanilla(x, 3, source=[1]), "source"),
+    (lambda x: guarded(x, 3, reference=x[:1]), "reference of 1 point.*2 or more"),
+    (lambda x: guarded(x, 3, reference=x[:0]), "reference of shape.*not empty"),
+    (lambda x: guarded(x, 3, reference=None), "reference of shape"),
+    (lambda x: guarded(x, 3, reference=x, quantile=0), "quantile = 0 .*more than 0, at most 1"),
+    (lambda x: guarded(x, 3, reference=x, quantile=1.01), "quantile = 1.01"),
+    (lambda x: guarded(x, 3, reference=x, quantile=float("nan")), "quantile = nan"),
+    (lambda x: guarded(x, 3, reference=x[:, :1]), "reference has 1 dimensions, the pool 2"),
+    (lambda x: guarded(x, 3, reference=x * np.nan), "reference: 20 of 20 values are NaN"),
+    (lambda x: guarded(x * np.nan, 3, reference=x), "points: 20 of 20 values are NaN"),
+    (lambda x: guarded(x, 11, reference=x), "n = 11.*1 to 10"),
+    (lambda x: guarded(x, 3, reference=x, start=10), "start = .10.*0 to 9"),
+    (lambda x: guarded(x, 3, reference=x, start=[1, 1]), r"start = \[1, 1\]"),
+    (lambda x: guarded(np.vstack([x, [[99, 99]]]), 3, reference=x, start=[2, 10]), r"start = \[2, 10\]: 10 lies 13.* from the reference.*at most"),
     (lambda x: select("gredy", x, 3), "gredy.*entropy"),
 ])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
