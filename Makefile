@@ -10,7 +10,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .PHONY: help install demo test browser unchanged figures docs export bench clean
 
 help:
-	@echo "make demo     the loop on 8x8 digits, vanilla against entropy selection, drawn (minutes)"
+	@echo "make demo     the loop on 8x8 digits, vanilla against greedy selection, drawn (minutes)"
 	@echo "make test     everything that must hold"
 	@echo "make figures  redraw figures/ from figures/records/"
 	@echo "make docs     the documentation -> _docs/html/"

@@ -322,6 +322,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'collapse_nb.loop._iterations': ('loop.html#_iterations', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop._root': ('loop.html#_root', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop._timed': ('loop.html#_timed', 'collapse_nb/loop.py'),
+                                  'collapse_nb.loop._told': ('loop.html#_told', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop._write': ('loop.html#_write', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop.accumulate': ('loop.html#accumulate', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop.album': ('loop.html#album', 'collapse_nb/loop.py'),

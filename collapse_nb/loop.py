@@ -597,8 +597,12 @@ def arm_of(
     "What a study compares: the strategy, and what else differs from the preset. Images, N, paradigm, seed and length have columns of their own."
     named = {v: k for k, v in FIELDS.items() if k == "selected_in"}
     apart = (*RUN_FIELDS, *FREE, "side", "fork_from")
-    changed = [f"{named.get(k, k)}={'none' if v is None else v}" for k, v in differences(config).items() if k not in apart]
+    changed = [f"{named.get(k, k)}={_told(v)}" for k, v in differences(config).items() if k not in apart]
     return ", ".join([config.strategy, *changed])
+
+def _told(value):
+    "A field's value in a table: none for None, one text for several names."
+    return "none" if value is None else "+".join(value) if isinstance(value, tuple) else value
 
 # %% ../nbs/10_loop.ipynb #3af9c95e
 def typed(
@@ -619,8 +623,8 @@ def records(
     split = table.metric.str.extract(r"^(?P<metric>\w+)(?:\[(?P<inside>.+)\])?$")
     about = dict(study=study, arm=arm_of(config)) | {k: getattr(config, k) for k in RUN_FIELDS}
     about["dataset"] = images_label(config.dataset, config.side)
-    about |= {k: "none" if (v := getattr(config, field)) is None else v for k, field in FIELDS.items()}
-    about |= {k: v for k, v in differences(config).items() if k not in (*RUN_FIELDS, *FREE, *FIELDS, "space", "side")}
+    about |= {k: _told(getattr(config, field)) for k, field in FIELDS.items()}
+    about |= {k: _told(v) for k, v in differences(config).items() if k not in (*RUN_FIELDS, *FREE, *FIELDS, "space", "side")}
     column = split.metric.map(INSIDE).fillna("space")
     parts = {k: split.inside.where(column == k) for k in ("space", "source", "label", "stage")}
     parts["space"] = parts["space"].fillna("none")

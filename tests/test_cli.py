@@ -221,9 +221,10 @@ def test_a_run_and_its_continuation(nb, tmp_path):
     first = nb(*SMOKE, "--strategy", "greedy", "--out-dir", tmp_path / "run", "--figures-dir", tmp_path / "figures")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["strategy"] == "greedy" and config["train_steps"] == 6 and config["preset"] == "smoke"
-    assert all(words in first.stdout for words in ("iteration 1/1: GS", "entropy: from iteration 1", f"run directory: {tmp_path / 'run'}"))
+    said = "iteration 1/1: GS", "iteration 1 after iteration 1: greedy ", f"run directory: {tmp_path / 'run'}"
+    assert all(words in first.stdout for words in said)
     assert {p.suffix for p in (tmp_path / "figures").iterdir()} == {".png", ".svg", ".json"} and "going on" not in first.stdout
-    assert "entropy:" in first.stderr and "step" in first.stderr  # the bar
+    assert "greedy:" in first.stderr and "step" in first.stderr  # the bar
     before = (tmp_path / "run" / "iteration-001" / "generated.npz").read_bytes()
     more = [*SMOKE, "--strategy", "entropy", "--out-dir", tmp_path / "run", "--figures-dir", tmp_path / "figures"]
     more[more.index("1")] = "2"
@@ -293,7 +294,7 @@ def test_a_selector_of_ones_own_in_the_loop(nb, mine, execute, tmp_path):
     parameters = dict(re.findall(r"-p (\w+) (\S+)", re.search(r"^papermill .*plugins.*$", PAGE, re.M).group(0)))
     assert parameters == dict(preset="smoke", plugins="my_selectors.py", strategy="loners")
     told = execute("run_loop", **parameters | dict(plugins=str(mine)), out_dir=str(tmp_path / "one"), **small)
-    assert "loners: from iteration 1 to 2" in text_of(told)
+    assert "iteration 2 after iteration 1: loners " in text_of(told)
     with np.load(tmp_path / "one" / "iteration-001" / "selected.npz") as z: assert len(z["index"]) == 32
     known = json.loads((tmp_path / "one" / "environment.json").read_text())[0]["plugins"]
     assert list(known) == ["my_selectors.py"] and len(known["my_selectors.py"]) == 8

@@ -9,6 +9,8 @@ import pytest
 
 from collapse_nb import config as C
 
+DEMO = "19c66521"  # the digest of preset demo: a new one means that every recorded run has to be run again
+
 
 def settings(tmp_path, text):
     path = tmp_path / "settings.ini"
@@ -37,7 +39,11 @@ def test_every_preset_and_study_loads():
     (dict(seed=1.5), ["seed = 1.5", "whole number"]),
     (dict(seed=True), ["seed = True", "whole number"]),
     (dict(seed="three"), ["seed = 'three'", "whole number"]),
-    (dict(alpha=1.0), ["alpha = 1.0", "less than 1"]),
+    (dict(alpha=1.0), ["alpha = 1.0", "less than 1", "auto"]),
+    (dict(alpha="automatic"), ["alpha = 'automatic'", "a number (or auto)"]),
+    (dict(pool_factor=0), ["pool_factor = 0", "at least 1", "auto"]),
+    (dict(pool_factor=1.5), ["pool_factor = 1.5", "a whole number (or auto)"]),
+    (dict(pool_factor="many"), ["pool_factor = 'many'", "a whole number (or auto)"]),
     (dict(alpha=float("nan")), ["alpha = nan", "more than 0"]),
     (dict(tau=0), ["tau = 0", "more than 0"]),
     (dict(tau=float("inf")), ["tau = inf"]),
@@ -46,7 +52,7 @@ def test_every_preset_and_study_loads():
     (dict(strategy=3), ["strategy = 3", "text"]),
     (dict(spaces=5), ["spaces = 5", "list"]),
     (dict(spaces="classifier"), ["spaces = 'classifier'", "pixel"]),
-    (dict(train_steps=40), ["warmup_steps = 50", "train_steps = 40"]),
+    (dict(train_steps=40), ["warmup_steps = 100", "train_steps = 40"]),
     (dict(objective="ddpm", sample_steps=1001), ["sample_steps = 1001", "1000"]),
     (dict(guidance=-1), ["guidance = -1", "at least 0"]),
     (dict(guidance=2, label_dropout=0), ["label_dropout = 0", "guidance = 2"]),
@@ -55,9 +61,12 @@ def test_every_preset_and_study_loads():
     (dict(flip="perhaps"), ["flip = 'perhaps'", "true or false"]),
     (dict(compile=1), ["compile = 1", "true or false"]),
     (dict(accumulate_steps=129), ["accumulate_steps = 129", "batch_size = 128"]),
-    (dict(retries=-1), ["retries = -1", "at least 0"]),
+    (dict(retries=2), ["retries = 2", "no such parameter"]),
     (dict(checkpoint_steps=-1), ["checkpoint_steps = -1", "at least 0"]),
-    (dict(surplus=-1), ["surplus = -1", "at least 0"]),
+    (dict(surplus=5), ["surplus = 5", "no such parameter", "eval_samples"]),
+    (dict(eval_samples=6), ["eval_samples = 6", "at least 7"]),
+    (dict(eval_samples=7.5), ["eval_samples = 7.5", "whole number"]),
+    (dict(eval_samples="none"), ["eval_samples = 'none'", "whole number"]),
     (dict(stratgy="entropy"), ["stratgy = 'entropy'", "no such parameter", "strategy"]),
 ])
 def test_a_wrong_value_is_named_with_what_is_allowed(change, words):
@@ -96,29 +105,43 @@ def test_text_and_python_values_give_the_same_config():
     assert text == C.load_preset("demo", seed=3, alpha=0.8, spaces=("pixel",), n_train=64)
 
 
-def test_greedy_is_entropy_and_shares_its_run():
+def test_entropy_is_greedy_and_shares_its_run():
     greedy, entropy = (C.load_preset("demo", strategy=s) for s in ("greedy", "entropy"))
-    assert greedy == entropy and greedy.name == entropy.name
+    assert greedy == entropy and greedy.name == entropy.name and entropy.strategy == "greedy"
+
+
+@pytest.mark.parametrize("paradigm, space, offers, decay", [
+    ("replace", "pixel", 2, 0.95), ("replace", "dinov2", 2, 0.95), ("accumulate", "pixel", 1, 0.95), ("accumulate", "classifier", 1, 0.8)])
+def test_auto_is_as_the_authors_and_a_number_means_itself(paradigm, space, offers, decay):
+    about = dict(paradigm=paradigm, space=space, n_train=10)
+    auto, typed = (C.load_preset("smoke", strategy="greedy", pool_factor=v, alpha=v, **about) for v in ("auto", " AUTO"))
+    assert auto == typed and (auto.pool_factor, auto.alpha) == ("auto", "auto")
+    assert (auto.offers, auto.decay, auto.n_generate) == (offers, decay, 10 * offers)
+    assert C.load_preset("smoke", strategy="vanilla", **about).n_generate == 10
+    for given in (dict(pool_factor=3, alpha=0.5), dict(pool_factor="3", alpha="0.5")):
+        number = C.load_preset("smoke", strategy="greedy", **about, **given)
+        assert (number.offers, number.decay, number.n_generate) == (3, 0.5, 30) and number.digest != auto.digest
 
 
 def test_names_tell_every_difference_but_length_apart():
     demo = C.load_preset("demo")
-    others = [replace(demo, **c) for c in (dict(alpha=0.5), dict(seed=1), dict(threads=2), dict(learning_rate=1e-3), dict(tau=3.0))]
+    others = [replace(demo, **c) for c in (dict(alpha=0.5), dict(seed=1), dict(threads=2), dict(learning_rate=1e-3), dict(tau=3.0),
+                                           dict(eval_samples=7), dict(pool_factor=2))]
     assert len({c.name for c in [demo, *others]}) == len(others) + 1
     assert replace(demo, iterations=9).name == demo.name
 
 
 def test_a_younger_field_left_neutral_changes_no_identity():
     demo, neutral = C.load_preset("demo"), C.neutral_values()
-    assert demo.digest == "9c20a015"  # of the committed records
-    assert {"guidance", "label_dropout", "flip", "precision", "channels_last", "compile", "accumulate_steps", "checkpoint_steps",
-            "surplus", "retries"} <= set(neutral)
+    assert demo.digest == DEMO
+    assert {"guidance", "label_dropout", "flip", "precision", "channels_last", "compile", "accumulate_steps", "checkpoint_steps"} <= set(neutral)
+    assert "eval_samples" in demo.identity  # every run says how many
     assert all(getattr(demo, k) == v for k, v in neutral.items()) and not set(neutral) & set(demo.identity)
     old = {k: v for k, v in asdict(demo).items() if k not in neutral}  # a config.json written before
     assert C.LoopConfig(**old) == demo
-    for change in (dict(flip=True), dict(guidance=1), dict(label_dropout=0.2), dict(precision="bf16"), dict(accumulate_steps=2), dict(retries=0)):
+    for change in (dict(flip=True), dict(guidance=1), dict(label_dropout=0.2), dict(precision="bf16"), dict(accumulate_steps=2)):
         assert replace(demo, **change).digest != demo.digest
-    assert replace(demo, checkpoint_steps=5).digest == replace(demo, surplus=5).digest == demo.digest  # no result depends on them
+    assert replace(demo, checkpoint_steps=5).digest == demo.digest  # no result depends on it
 
 
 def test_true_and_false_are_read_from_text():
@@ -134,7 +157,7 @@ def test_an_out_dir_that_is_no_path():
 def test_a_study_is_the_product_of_its_lists(tmp_path):
     cells = C.load_study("smoke", seed="0, 1, 2", n_train=[16, 32])
     assert len(cells) == 12 and len({c.name for c in cells}) == 12
-    assert {(c.seed, c.n_train, c.strategy) for c in cells} == {(s, n, x) for s in range(3) for n in (16, 32) for x in ("vanilla", "entropy")}
+    assert {(c.seed, c.n_train, c.strategy) for c in cells} == {(s, n, x) for s in range(3) for n in (16, 32) for x in ("vanilla", "greedy")}
 
 
 def test_more_is_parsed_or_refused():
@@ -154,7 +177,7 @@ def test_seeds_differ_by_every_argument():
 
 def test_differences_from_the_preset_count_a_neutral_value_too():
     assert C.differences(C.load_preset("demo")) == {}
-    assert C.differences(C.load_preset("cpu-digits-cfg", guidance="none", seed=3)) == {"guidance": None, "seed": 3}
+    assert C.differences(C.load_preset("paper-mnist-cfg", guidance="none", seed=3)) == {"guidance": None, "seed": 3}
 
 
 def test_config_needs_no_torch_and_imports_quickly():
@@ -173,8 +196,9 @@ def test_every_name_has_a_function():
 
 def test_a_large_network_is_imported_when_its_space_is_asked_for():
     code = ("import sys; from collapse_nb.features import SPACES as s; "
-            "print('collapse_nb.networks' in sys.modules, s['dinov2'].__name__, len(s))")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "embed_dinov2", "5"]
+            "print('collapse_nb.networks' in sys.modules, s['dinov2'].__name__, 'inception' in s)")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "embed_dinov2", "True"]
 
 
 def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):
@@ -232,7 +256,7 @@ def test_a_run_named_after_a_path_is_one_folder():
 
 def test_a_younger_field_changes_a_run_only_where_it_says_something():
     smoke = C.load_preset("smoke")
-    assert "side" not in smoke.identity and C.load_preset("demo").name == "demo-digits-accumulate-vanilla-N128-s0-9c20a015"  # as recorded
+    assert "side" not in smoke.identity and C.load_preset("demo").name == f"demo-digits-accumulate-vanilla-N128-s0-{DEMO}"
     small = replace(smoke, side=4)
     assert small.identity["side"] == 4 and small.digest != smoke.digest and "digits-4px" in small.name
     assert replace(smoke, data_root="/somewhere").name == smoke.name  # where files lie does not change a result

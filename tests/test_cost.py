@@ -15,12 +15,14 @@ def parameters(config):
 
 
 def test_hours_by_hand():
-    c = load_preset("paper-cifar10", network="unet-16-32", strategy="entropy")  # a small network: the arithmetic of hours does not ask for it
+    paper = dict(name="paper-cifar10", network="unet-16-32")  # a small network: the arithmetic of hours does not ask for it
+    c = load_preset(**paper, strategy="greedy", paradigm="replace")
     bill = cost(c, train_images_per_second=2000, sample_images_per_second=4)
-    assert bill.train_hours == pytest.approx(128256 * 128 / 2000 / 3600) and bill.sample_hours == pytest.approx((65536 + 1000) / 4 / 3600)
-    assert bill.iteration_hours == pytest.approx(2.28010667 + 4.62055556) and bill.hours == pytest.approx(8 * 6.90066222)
-    vanilla = cost(load_preset("paper-cifar10", network="unet-16-32", surplus=0), train_images_per_second=2000, sample_images_per_second=4)
-    assert vanilla.sample_hours == pytest.approx(32768 / 4 / 3600) and vanilla.train_hours == bill.train_hours
+    assert bill.train_hours == pytest.approx(128000 * 128 / 2000 / 3600) and bill.sample_hours == pytest.approx((65536 + 10000) / 4 / 3600)
+    assert bill.iteration_hours == pytest.approx(2.27555556 + 5.24555556) and bill.hours == pytest.approx(8 * 7.52111111)
+    for change in (dict(paradigm="replace"), dict(strategy="greedy")):  # vanilla; a selector under accumulate: N images an iteration
+        fewer = cost(load_preset(**paper, **change), train_images_per_second=2000, sample_images_per_second=4)
+        assert fewer.sample_hours == pytest.approx((32768 + 10000) / 4 / 3600) and fewer.train_hours == bill.train_hours
 
 
 def test_bytes_by_hand():
@@ -29,7 +31,7 @@ def test_bytes_by_hand():
     each, fixed = activation_bytes(SMOKE)
     assert plain.parameters == p and plain.gpu_bytes == 16 * p + 128 * each + fixed + 32 * 64
     assert averaged.gpu_bytes - plain.gpu_bytes == 4 * p
-    assert plain.disk_bytes == 2 * (4 * p + 2 * 32 * (64 + 8) + 64 * 32)
+    assert plain.disk_bytes == 2 * (4 * p + (32 + 64) * (64 + 8) + 64 * 32)
     parts = cost(load_preset("smoke", ema_decay=0, accumulate_steps=4), train_images_per_second=1, sample_images_per_second=1)
     assert plain.gpu_bytes - parts.gpu_bytes == 96 * each
     said = plain.table.set_index("quantity").value
@@ -68,7 +70,7 @@ def test_a_tiny_run_against_its_prediction(tmp_path):
     speed = measure_speed(c, 20)
     bill = cost(c, **speed)
     generations = list(run_loop(c, tmp_path / "run", progress=False))
-    spent = sum(g.metrics["seconds[train]"] + g.metrics["seconds[sample]"] + g.metrics["seconds[surplus]"] for g in generations)
+    spent = sum(g.metrics["seconds[train]"] + g.metrics["seconds[sample]"] + g.metrics["seconds[eval]"] for g in generations)
     assert spent / 20 < bill.hours * 3600 < 20 * spent
     size = sum(p.stat().st_size for p in (tmp_path / "run").rglob("*.*") if p.suffix in (".safetensors", ".npz"))
     assert 0.8 * bill.disk_bytes < size < bill.disk_bytes + 2 * 20_000  # headers of safetensors and npz

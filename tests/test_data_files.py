@@ -464,7 +464,7 @@ FAST = dict(n_train=12, iterations=2, train_steps=4, warmup_steps=1, sample_step
 def test_a_loop_on_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("collapse_nb.features.project_root", lambda: tmp_path)  # its classifier's cache
     for i in range(40): save(tmp_path / "pets" / "ab"[i % 2] / f"{i}.png", noise(16, 16, 3))
-    config = load_preset("smoke", dataset="folder:pets", data_root=str(tmp_path), side=8, strategy="entropy", space="classifier", **FAST)
+    config = load_preset("smoke", dataset="folder:pets", data_root=str(tmp_path), side=8, strategy="greedy", space="classifier", **FAST)
     a, b = run_loop(config, tmp_path / "run", progress=False)
     assert a.train.shape == (3, 8, 8) and contents(a.train) <= contents(load_images("folder:pets", root=tmp_path, side=8))
     assert {"confidence", "frechet[classifier]"} <= b.metrics.keys() and b.generated.dataset == "folder:pets"

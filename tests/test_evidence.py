@@ -11,9 +11,9 @@ from scipy import stats
 from collapse_nb.config import images_label, load_study
 from collapse_nb.evidence import (
     NEVER,
+    ablation,
     change,
     correlation,
-    failed_training,
     judge,
     leave_one_out,
     onset,
@@ -24,26 +24,25 @@ from collapse_nb.evidence import (
     read_pictures,
     read_records,
     read_smallest,
-    repeated_training,
     said,
-    setting_of,
     study_names,
     wide,
     within,
 )
 from collapse_nb.loop import run_loop
 from collapse_nb.metrics import t_interval
-from collapse_nb.panels import failures_said
 from collapse_nb.plots import lines
-from collapse_nb.sweep import TEXTS, collect, collect_named_study
+from collapse_nb.sweep import collect, collect_named_study, read_table, recorded, run_named_study
+
+KEY = ["config", "iteration", "set", "metric", "space", "source", "label", "stage"]  # what a number is
 
 
 def table(rows):
     "Records of made-up numbers."
     about = dict(study="s", dataset="made up", paradigm="replace", strategy="vanilla", n_train=8, seed=0, iteration=1, set="G_n", metric="gs",
-                 space="pixel", value=1.0, commit="c", variant="none")
-    t = pd.DataFrame([about | r for r in rows])
-    return t.assign(config=t.strategy + t.variant + t.n_train.astype(str) + "s" + t.seed.astype(str))
+                 space="pixel", source=pd.NA, label=pd.NA, stage=pd.NA, value=1.0, commit="c")
+    t = pd.DataFrame([about | dict(arm=r.get("strategy", "vanilla")) | r for r in rows])
+    return t.assign(config=t.strategy + t.arm + t.n_train.astype(str) + "s" + t.seed.astype(str))
 
 
 def test_t_interval_is_students():
@@ -56,39 +55,41 @@ def test_t_interval_is_students():
 
 
 def test_equal_differences_are_no_certainty():
-    t = table([dict(strategy=s, seed=k, value=k + (s == "entropy") / 64) for s in ("vanilla", "entropy") for k in range(2)])
-    pair = paired(t, "gs", "pixel", "entropy")
+    t = table([dict(strategy=s, seed=k, value=k + (s == "greedy") / 64) for s in ("vanilla", "greedy") for k in range(2)])
+    pair = paired(t, "gs", "pixel", "greedy")
     assert pair["difference"] == 1 / 64 and judge(pair, 1) == "undecided: no interval" and said(pair).endswith("(the same in 2 seeds, no interval)")
-    none = paired(t.assign(value=t.seed), "gs", "pixel", "entropy")
+    none = paired(t.assign(value=t.seed), "gs", "pixel", "greedy")
     assert (none["low"], none["high"]) == (0, 0) and judge(none, 1) == "not reproduced" and "holds zero" in said(none)
 
 
 def test_a_difference_is_paired_by_seed():
-    t = table([dict(strategy=s, seed=k, value=10 * k + (k + 1) * (s == "entropy")) for s in ("vanilla", "entropy") for k in range(4)])
-    pair = paired(t, "gs", "pixel", "entropy")
-    expected = stats.ttest_rel(*(t[t.strategy == s].sort_values("seed").value for s in ("entropy", "vanilla"))).confidence_interval()
+    t = table([dict(strategy=s, seed=k, value=10 * k + (k + 1) * (s == "greedy")) for s in ("vanilla", "greedy") for k in range(4)])
+    pair = paired(t, "gs", "pixel", "greedy")
+    expected = stats.ttest_rel(*(t[t.strategy == s].sort_values("seed").value for s in ("greedy", "vanilla"))).confidence_interval()
     assert (pair["low"], pair["high"]) == pytest.approx(tuple(expected)) and pair["seeds"] == 4 and pair["difference"] == 2.5
     half = t[(t.strategy == "vanilla") | (t.seed < 2)]  # seeds without a partner do not count
-    assert paired(half, "gs", "pixel", "entropy")["seeds"] == 2
-    one = paired(t[t.seed == 1], "gs", "pixel", "entropy")
+    assert paired(half, "gs", "pixel", "greedy")["seeds"] == 2
+    one = paired(t[t.seed == 1], "gs", "pixel", "greedy")
     assert one["difference"] == 2 and math.isnan(one["low"]) and "one seed, no interval" in said(one)
-    longer = pd.concat([t, t[t.strategy == "vanilla"].assign(iteration=2, value=99)])  # vanilla went on, entropy did not
-    assert paired(longer, "gs", "pixel", "entropy") == pair
-    ratio = paired(t[t.seed > 0], "gs", "pixel", "entropy", ratio=True)
+    longer = pd.concat([t, t[t.strategy == "vanilla"].assign(iteration=2, value=99)])  # vanilla went on, greedy did not
+    assert paired(longer, "gs", "pixel", "greedy") == pair
+    ratio = paired(t[t.seed > 0], "gs", "pixel", "greedy", ratio=True)
     assert ratio["difference"] == pytest.approx(stats.gmean([12 / 10, 23 / 20, 34 / 30]))
 
 
-@pytest.mark.parametrize("column, value", [("n_train", 9), ("paradigm", "accumulate"), ("dataset", "other"), ("variant", "alpha=0.8")])
+@pytest.mark.parametrize("column, value", [("n_train", 9), ("paradigm", "accumulate"), ("dataset", "other")])
 def test_settings_are_not_mixed(column, value):
-    t = table([dict(strategy=s, **{column: v} if v else {}) for s in ("vanilla", "entropy") for v in (None, value)])
-    with pytest.raises(ValueError, match=f"mix {column}"): paired(t, "gs", "pixel", "entropy")
+    t = table([dict(strategy=s, **{column: v} if v else {}) for s in ("vanilla", "greedy") for v in (None, value)])
+    with pytest.raises(ValueError, match=f"mix {column}"): paired(t, "gs", "pixel", "greedy")
     with pytest.raises(ValueError, match="allowed: one"): change(t, "gs", "pixel")
-    with pytest.raises(ValueError, match="no seed has"): paired(t[t.strategy == "vanilla"].drop_duplicates("strategy"), "gs", "pixel", "entropy")
+    with pytest.raises(ValueError, match="no seed has"): paired(t[t.strategy == "vanilla"].drop_duplicates("strategy"), "gs", "pixel", "greedy")
 
 
-def test_an_ablation_is_paired_over_variants():
-    t = table([dict(variant=v, seed=k, value=k + (v != "none")) for v in ("none", "train_factor=2") for k in range(3)])
-    assert paired(t, "gs", "pixel", "train_factor=2", "none", by="variant")["difference"] == 1
+def test_an_ablation_is_paired_over_arms():
+    t = table([dict(arm=arm, seed=k, value=k + (arm != "vanilla")) for arm in ("vanilla", "vanilla, train_factor=2") for k in range(3)])
+    assert paired(t, "gs", "pixel", "vanilla, train_factor=2")["difference"] == 1
+    with pytest.raises(ValueError, match="mix arm = vanilla, vanilla, train_factor=2"): change(t, "gs", "pixel")
+    with pytest.raises(ValueError, match="mix configs of one strategy and seed"): paired(t, "gs", "pixel", "greedy", by="strategy")
 
 
 def test_change_and_slope_over_sizes():
@@ -159,36 +160,40 @@ def test_points_take_logarithms_of_distances_only():
 
 
 def test_the_onset_is_predicted_from_other_sizes():
-    index = {8: [1, .8, .7, .6, .4], 16: [1, .8, .7, .6, .4], 32: [1, .9, .9, .9, .9], 4: [.4, .3, .3, .3, .3]}
-    t = table([dict(n_train=n, iteration=i + 1, metric="index", value=v) for n, values in index.items() for i, v in enumerate(values)])
+    novelty = {8: [1, .8, .7, .6, .4], 16: [1, .8, .7, .6, .4], 32: [1, .9, .9, .9, .9], 4: [.4, .3, .3, .3, .3]}
+    t = table([dict(n_train=n, iteration=i + 1, metric="novelty", value=v) for n, values in novelty.items() for i, v in enumerate(values)])
     found = predict_onset(t).set_index("n_train")
     assert found.onset.to_dict() == {4: 1, 8: 5, 16: 5, 32: NEVER} and found.stays.to_dict() == {4: 1, 8: NEVER, 16: NEVER, 32: NEVER}
-    others = np.mean([[v / values[1] for v in values] for n, values in index.items() if n != 8], axis=0)
+    others = np.mean([[v / values[1] for v in values] for n, values in novelty.items() if n != 8], axis=0)
     assert found.loc[8, "predicted"] == onset([1, .8, *(.8 * others[2:])]) and found.loc[8, "factor"] == onset([1, .8, .64, .512, .4096])
 
 
 def test_with_one_size_nothing_is_predicted():
-    t = table([dict(n_train=8, iteration=i + 1, metric="index", value=v) for i, v in enumerate([1, .8, .4])])
+    t = table([dict(n_train=8, iteration=i + 1, metric="novelty", value=v) for i, v in enumerate([1, .8, .4])])
     (one,) = predict_onset(t).itertuples()
     assert math.isnan(one.predicted) and one.onset == 3 and one.factor == NEVER
 
 
-def test_settings_come_from_the_variant_or_the_preset():
-    t = table([dict(variant=v) for v in ("none", "alpha=0.8", "train_factor=2, alpha=0.5")]).assign(study="digits-alpha")
-    assert setting_of(t, "alpha").tolist() == ["0.95", "0.8", "0.5"] and setting_of(t, "train_factor").tolist() == ["1", "1", "2"]
+@pytest.mark.parametrize("fields, kept", [
+    ((), "AB"), (("alpha",), "ABC"), (("alpha", "train_factor"), "ABCE"), (("selected_in",), "ABF"), (("factor",), "AB")])
+def test_an_ablation_keeps_the_presets_own_runs_and_one_changed_field(fields, kept):
+    arms = dict(A="vanilla", B="threshold_decay", C="threshold_decay, alpha=0.8", D="threshold_decay, train_factor=2, alpha=0.5",
+                E="vanilla, train_factor=2", F="greedy, selected_in=classifier")
+    found = ablation(table([dict(arm=v, strategy=v.split(", ")[0]) for v in arms.values()]), *fields)
+    assert found.arm.tolist() == [arms[k] for k in kept]
 
 
 def test_studies_may_stand_in_one_text():
     assert study_names("a, b", "c") == ["a", "b", "c"]
     assert read_records("digits, digits-sizes").equals(read_records("digits", "digits-sizes"))
     smallest = read_smallest("digits-sizes, digits", strategy="vanilla", paradigm="replace")
-    assert set(smallest.n_train) == {64, 256} and not smallest.duplicated(["config", "iteration", "set", "metric", "space"]).any()
+    assert set(smallest.n_train) == {64, 256} and not smallest.duplicated(KEY).any()
 
 
-def test_lines_say_which_strategy_lacks_a_metric():
+def test_lines_say_which_arm_lacks_a_metric():
     import matplotlib.pyplot as plt
-    t = table([dict(strategy="vanilla"), dict(strategy="entropy", metric="index")])
-    with pytest.raises(KeyError, match="no gs.*entropy"): lines(plt.figure().add_subplot(), t, "gs", "pixel")
+    t = table([dict(strategy="vanilla"), dict(strategy="greedy", arm="greedy, fresh=0.1", metric="novelty")])
+    with pytest.raises(KeyError, match="no gs.*greedy, fresh=0.1"): lines(plt.figure().add_subplot(), t, "gs", "pixel")
     plt.close("all")
 
 
@@ -196,13 +201,23 @@ def test_records_name_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="run_sweep.*-p study nothing"): read_records("nothing", folder=tmp_path)
     with pytest.raises(ValueError, match="paradigm = 'mixing'.*replace"): read_records("digits", paradigm="mixing")
     both = read_records("digits", "digits-sizes", "digits")
-    assert not both.duplicated(["config", "iteration", "set", "metric", "space"]).any() and set(both.study) == {"digits", "digits-sizes"}
+    assert not both.duplicated(KEY).any() and set(both.study) == {"digits", "digits-sizes"}
 
 
 def test_a_digest_that_looks_like_a_number_stays_a_text(tmp_path):
     rows = table([dict(seed=0), dict(seed=1)]).assign(config=["45e52868", "00000012"], commit="123456789012")
     rows.to_csv(tmp_path / "s.csv", index=False)
     assert read_records("s", folder=tmp_path).config.tolist() == ["45e52868", "00000012"]
+
+
+def test_records_of_an_older_kind_are_refused(tmp_path):
+    rows = table([dict(seed=0), dict(seed=1)])
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    rows.drop(columns="arm").assign(variant="none").to_csv(tmp_path / "old.csv", index=False)
+    assert read_table(tmp_path / "new.csv")[["source", "label", "stage"]].dtypes.map(str).tolist() == ["Int64", "Int64", "string"]
+    for read in (lambda: read_table(tmp_path / "old.csv"), lambda: recorded(tmp_path / "old.csv"), lambda: read_records("old", folder=tmp_path),
+                 lambda: collect([], "old", tmp_path)):
+        with pytest.raises(ValueError, match=r"old\.csv holds records of an older kind: it has no column arm .*move it away"): read()
 
 
 def test_images_are_called_without_their_path():
@@ -214,9 +229,9 @@ def test_committed_records_belong_to_the_studies():
     "Every run in a table is a cell of its study's grid: a changed preset makes new runs, and old rows must not stay."
     for file in sorted((ROOT / "figures" / "records").glob("*.csv")):
         if not {"config", "study"} <= set(pd.read_csv(file, nrows=1).columns): continue
-        found = pd.read_csv(file, dtype=TEXTS)
+        found = read_table(file)
         assert set(found.config) <= {c.digest for c in load_study(file.stem)}, file.name
-        assert not found.duplicated(["config", "iteration", "set", "metric", "space"]).any() and (found.study == file.stem).all()
+        assert not found.duplicated(KEY).any() and (found.study == file.stem).all()
         assert found.commit.notna().all() and not found.dataset.str.contains("[/:]").any()
 
 
@@ -231,27 +246,19 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     both = collect_named_study("tiny", **about)
     assert list(both.config.unique()) == [a.digest, b.digest] and "class_share" not in set(both.metric)
     pictures = read_pictures("tiny", folder=tmp_path / "records")
-    assert set(pictures) == {a.digest} and {"samples-1", "samples-2", "cloud-real", "cloud-2", "nearest-1"} <= set(pictures[a.digest])
-    assert pictures[a.digest]["cloud-real"].shape == (16, 2) and np.allclose(pictures[a.digest]["cloud-real"].mean(0), 0, atol=1e-3)
+    kept = {f"{k}-{n}" for k in ("generated", "nearest", "distance") for n in (1, 2)} | {"cloud-real", "cloud-1", "cloud-2", "cloud-share"}
+    assert set(pictures) == {a.digest} and set(pictures[a.digest]) == kept
+    assert pictures[a.digest]["nearest-2"].shape == (8, 1, 8, 8) and pictures[a.digest]["cloud-2"].shape == (16, 3)
+    assert pictures[a.digest]["cloud-real"].shape == (16, 3) and np.allclose(pictures[a.digest]["cloud-real"].mean(0), 0, atol=1e-3)
     before = (tmp_path / "records" / "tiny.csv").read_bytes()
     (tmp_path / "runs" / a.name).rename(tmp_path / "elsewhere")  # another machine, which has only the other run
     again = collect_named_study("tiny", **about)
     assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and set(read_pictures("tiny", folder=tmp_path / "records")) == {a.digest}
     pd.testing.assert_frame_equal(both, again)
-    alone = collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records")  # asked for one run: the table has that
-    assert set(alone.config) == {b.digest}
+    alone = collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records")  # asked for one run: what is recorded of the other stays
+    assert set(alone.config) == {a.digest, b.digest} and len(alone) == len(both)
+    pd.testing.assert_frame_equal(collect([], "tiny", tmp_path / "records", order=[a.digest, b.digest]), both)
+    assert recorded(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 2} and recorded(tmp_path / "records" / "none.csv") == {}
+    table = run_named_study("tiny", **about | dict(out_dir=tmp_path / "nowhere"), progress=False)  # all of it is in the records: nothing to run
+    assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and not (tmp_path / "nowhere").exists() and len(table) == len(both)
     with pytest.raises(ValueError, match="unknown"): collect_named_study("none such", **about)
-
-
-def test_a_training_that_failed_is_told():
-    made_up = table([dict(metric="loss", iteration=n, value=v, seed=s) for s, losses in enumerate(([.3, .2, .7, .9], [.3, .2, .3, .2])) for n, v in
-                     enumerate(losses, 1)])
-    (row,) = failed_training(made_up).itertuples()
-    assert (row.seed, row.iteration, row.loss, row.before) == (0, 3, .7, .2) and len(failed_training(made_up, factor=1.4)) == 2
-    assert failures_said(made_up).count("\n") == 0 and "seed 0: the training of iteration 3 FAILED" in failures_said(made_up)
-    repeated = pd.concat([made_up, table([dict(metric=m, iteration=2, value=v, seed=1) for m, v in (("trainings", 2), ("learning_rate", .004))])])
-    (row,) = repeated_training(repeated).itertuples()
-    assert repeated_training(made_up).empty and (row.seed, row.iteration, row.trainings, row.learning_rate) == (1, 2, 2, .004)
-    assert "seed 1: the training of iteration 2 failed and was repeated: 2 trainings, the one that counts at" in failures_said(repeated)
-    known = failed_training(read_records("cifar-no-retries"))[["paradigm", "strategy", "seed", "iteration"]]
-    assert ("accumulate", "entropy", 0, 5) in set(known.itertuples(index=False, name=None))

@@ -17,7 +17,7 @@ from collapse_nb import agreement as A
 from collapse_nb import health as H
 from collapse_nb.data import Images, load_images
 from collapse_nb.fid import export_images, export_npz
-from collapse_nb.metrics import frechet_distance, generalization_index, memorized_fraction, novelty, prdc
+from collapse_nb.metrics import distance_to_train, frechet_distance, memorized_fraction, novelty_ratio, prdc
 from collapse_nb.networks import stand_in
 from collapse_nb.selection import select
 
@@ -61,7 +61,7 @@ def test_noise_that_greedy_selection_loves_raises_the_warning(space, seed):
     train, pool = DIGITS[order[:128]], DIGITS[order[128:384]]
     dirty = Images.concat([pool[:-13], H.spoil(pool[-13:], "noise", seed)])
     points = {name: H.embed(x, space) for name, x in dict(clean=pool, dirty=dirty).items()}
-    index = {name: select("entropy", z, 128, seed=seed)[0] for name, z in points.items()}
+    index = {name: select("greedy", z, 128, seed=seed)[0] for name, z in points.items()}
     assert (index["dirty"] >= 243).sum() > 6.5, "more than chance"
     clean, spoiled = (H.report(x[index[name]], train, HELDOUT, space=space) for name, x in dict(clean=pool, dirty=dirty).items())
     assert spoiled.warnings and spoiled.found("garbage") and spoiled.numbers["entropy"].low > spoiled.numbers["entropy"].real_high
@@ -75,8 +75,8 @@ def test_numbers_are_those_of_the_metrics():
     made, r = HELDOUT[:60], HELDOUT[60:]
     health = H.report(made, TRAIN, r, draws=3, seed=7)
     assert health.sizes == dict(generated=60, train=128, reference=737, draw=60)
-    assert health.numbers["index"].value == pytest.approx(generalization_index(made, TRAIN, r))
-    assert health.numbers["gs"].real == pytest.approx(novelty(r, TRAIN).mean())
+    assert health.numbers["novelty"].value == pytest.approx(novelty_ratio(made, TRAIN, r))
+    assert health.numbers["gs"].real == pytest.approx(distance_to_train(r, TRAIN).mean())
     assert health.numbers["memorized"].value == memorized_fraction(made, TRAIN)
     drawn = []
     for i in range(3):
@@ -102,13 +102,13 @@ def test_far_away_by_hand():
 
 def test_judge_by_its_stated_limits():
     n = H.Number
-    fine = dict(index=n(0.51, 0.4, 0.6, 1), memorized=n(0.1, 0.04, 0.2, 0.0), recall=n(0.81, real=1), coverage=n(0.81, real=1),
+    fine = dict(novelty=n(0.51, 0.4, 0.6, 1), memorized=n(0.1, 0.04, 0.2, 0.0), recall=n(0.81, real=1), coverage=n(0.81, real=1),
                 isolated=n(0.05, 0.01), precision=n(0.81, real=1),
                 density=n(0.51, real=1), frechet=n(2, real=1), entropy=n(0, 0, 0, 0, 0, 0), duplicates=n(0.05, real=0.01))
     def of(**changed): return [v.name for v in H.judge(fine | changed, 10) if v.found]
     assert of() == []
     for name, number, verdict in [
-            ("index", n(0.49, real=1), "memorizing"), ("memorized", n(0.1, 0.06, 0.2, 0.0), "memorizing"),
+            ("novelty", n(0.49, real=1), "memorizing"), ("memorized", n(0.1, 0.06, 0.2, 0.0), "memorizing"),
             ("recall", n(0.79, real=1), "losing diversity"), ("coverage", n(0.39, real=0.5), "losing diversity"),
             ("entropy", n(-2.3, -2.3, -2.3, 0, 0, 0), "losing diversity"),
             ("duplicates", n(0.07, real=0.01), "losing diversity"), ("isolated", n(0.05, 0.02), "garbage"), ("precision", n(0.79, real=1), "garbage"),
@@ -121,8 +121,8 @@ def test_judge_by_its_stated_limits():
 def test_without_a_reference_it_says_what_is_missing():
     health = H.report(TRAIN[:50], TRAIN)
     assert health.found("memorizing") and health.found("entropy from noise") is None
-    assert health.missing == [H.LABELS[x] for x in ("index", "recall", "coverage", "precision", "density", "frechet")]
-    assert "not measured without a reference: generalization index" in repr(health) and "Not measured without a reference" in health._repr_html_()
+    assert health.missing == [H.LABELS[x] for x in ("novelty", "recall", "coverage", "precision", "density", "frechet")]
+    assert "not measured without a reference: novelty" in repr(health) and "Not measured without a reference" in health._repr_html_()
     assert H.report(HELDOUT[:50], TRAIN).found("memorizing") is False
     with pytest.raises(ValueError, match="memorising.*memorizing"): health.found("memorising")
 
@@ -268,7 +268,7 @@ def test_overlap_by_hand():
 
 def test_scores_and_ranks():
     z, r = (x.flat().astype(np.float32) for x in (DIGITS[:100], HELDOUT[:100]))
-    chosen = {"greedy": select("entropy", z, 40, seed=0)[0], "first": np.arange(40)}
+    chosen = {"greedy": select("greedy", z, 40, seed=0)[0], "first": np.arange(40)}
     table = A.scores(chosen, dict(pixel=z), dict(pixel=r))
     assert table.loc["first", ("pixel", "frechet")] == frechet_distance(z[:40], r)
     assert table.loc["first", ("pixel", "recall")] == prdc(r, z[:40])["recall"]

@@ -4,18 +4,17 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from collapse_nb import diffusion
-from collapse_nb.config import derive_seed, load_preset
+from collapse_nb import diffusion, loop
+from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
-from collapse_nb.denoiser import Denoiser
-from collapse_nb.loop import load_run, open_run, records, run_loop
+from collapse_nb.loop import FIELDS, RUN_FIELDS, arm_of, load_run, open_run, records, run_loop
+from collapse_nb.metrics import SETS
 
 SMOKE = dict(train_steps=6, warmup_steps=2, sample_steps=3)
 
@@ -32,14 +31,16 @@ def numbers(path):
 
 def test_the_chain_of_sets(tmp_path):
     "D_1 is real; D_{n+1} is what iteration n chose; no image of the held-out split is ever trained on."
-    generations = run(tmp_path / "r", strategy="entropy", iterations=3)
+    generations = run(tmp_path / "r", strategy="greedy", iterations=3)
     heldout = {p.tobytes() for p in load_images("digits", split="heldout").pixels}
     for g, after in zip(generations, generations[1:]):
         pool = [generations[0].train.pixels] + [x.generated.pixels for x in generations[:g.iteration]]
         assert (np.concatenate(pool)[g.index] == after.train.pixels).all()
-        assert len(after.train) == 32 and len(g.generated) == 64
+        assert len(after.train) == 32 and len(g.generated) == 32 and len(g.index) == len(set(g.index))
+        assert {p.tobytes() for p in g.eval.pixels}.isdisjoint(p.tobytes() for p in np.concatenate(pool))  # E_n is in no pool
     assert (generations[0].train.source == 0).all()
     assert not any(p.tobytes() in heldout for p, s in zip(generations[-1].train.pixels, generations[-1].train.source) if s == 0)
+    assert [g.metrics["real_in_pool"] for g in generations] == pytest.approx([1, 1 / 2, 1 / 3])  # the authors' 1/n
     m = generations[-1].metrics
     assert sum(m[f"share[{s}]"] for s in range(3)) == pytest.approx(1)
     assert [m[f"share[{s}]"] for s in range(3)] == [float((generations[-1].train.source == s).mean()) for s in range(3)]
@@ -53,9 +54,12 @@ def test_vanilla_accumulates_equal_shares_and_replaces_all(tmp_path):
 
 
 def test_strategies_with_one_seed_share_the_first_iteration(tmp_path):
-    a, b, c = (run(tmp_path / s, strategy=s, iterations=1)[0] for s in ("vanilla", "entropy", "threshold_decay"))
+    a, b, c = (run(tmp_path / s, strategy=s, iterations=1, paradigm="replace")[0] for s in ("vanilla", "greedy", "threshold_decay"))
     assert (a.generated.pixels == b.generated.pixels[:32]).all() and (b.generated.pixels == c.generated.pixels).all()
-    same = ("gs[pixel]", "entropy[pixel]", "frechet[classifier]", "loss")
+    assert [len(x.generated) for x in (a, b, c)] == [32, 64, 64]  # under replace a selector is offered 2N
+    assert (a.eval.pixels == b.eval.pixels).all() and (b.eval.pixels == c.eval.pixels).all() and len(a.eval) == 64
+    assert (a.eval.pixels[:32] != a.generated.pixels).any()  # another seed
+    same = ("gs[pixel]", "entropy[pixel]", "frechet[classifier]", "kernel[pixel]", "novelty[pixel]", "loss")
     assert [a.metrics[k] for k in same] == [b.metrics[k] for k in same] == [c.metrics[k] for k in same]
 
 
@@ -63,14 +67,14 @@ def test_two_runs_agree_to_the_byte_and_another_seed_does_not(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(tmp_path / name, strategy="threshold_decay", paradigm="replace", seed=seed)
     assert numbers(tmp_path / "a") == numbers(tmp_path / "b") != numbers(tmp_path / "c")
-    for file in ("iteration-002/generated.npz", "iteration-002/selected.npz"):
+    for file in ("iteration-002/generated.npz", "iteration-002/eval.npz", "iteration-002/selected.npz"):
         a, b = (np.load(tmp_path / n / file) for n in "ab")
         assert all((a[k] == b[k]).all() or k == "distance" for k in a)
 
 
 def test_killed_in_iteration_3_and_continued(tmp_path):
     "SIGKILL in mid-training; the result is that of an uninterrupted run."
-    change = dict(strategy="entropy", iterations=4, train_steps=40)
+    change = dict(strategy="greedy", iterations=4, train_steps=40)
     code = ("import sys; from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
             f"for g in run_loop(load_preset('smoke', **{SMOKE | change!r}), sys.argv[1], progress=False): pass")
     killed = tmp_path / "killed"
@@ -130,55 +134,46 @@ def sabotaged(monkeypatch):
     return calls, spoiled
 
 
-def test_a_failed_training_is_repeated_at_half_the_learning_rate(tmp_path, sabotaged):
+@pytest.mark.parametrize("factor, words", [
+    (10., r"^the training of iteration 2 diverged: its loss is [\d.]+, [\d.]+ in the iteration before \(learning_rate = 0\.008: try a smaller one"),
+    (float("nan"), r"^the loss of step 1 is nan \(learning_rate = 0\.008")])
+def test_a_training_that_diverges_is_an_error(tmp_path, sabotaged, factor, words):
+    "The iterations before it stay, nothing is trained again by itself, and the lock is free."
     calls, spoiled = sabotaged
-    about = dict(iterations=3, paradigm="replace")
-    spoiled |= {2: 10., 3: 10.}  # the second iteration's first two trainings
-    with pytest.warns(UserWarning, match=r"iteration 2: training failed \(loss .* in the iteration before\); again at learning_rate = 0\.00[24]$"):
-        found = run(tmp_path / "r", **about)
-    assert len(calls) == 6 * 5 and not list((tmp_path / "r").rglob("*.safetensors.part")) and not list((tmp_path / "r").rglob("training*"))
-    assert [g.metrics.get("trainings") for g in found] == [None, 3, None] and found[1].metrics["learning_rate"] == 8e-3 / 4
-    told = records(tmp_path / "r")
-    assert told[told.metric.isin(["trainings", "learning_rate"])].set_index("metric").value.to_dict() == dict(trainings=3, learning_rate=2e-3)
-    assert set(told[told.metric == "loss"].iteration) == {1, 2, 3} and told.value.notna().all()
-    spoiled.clear()  # the third training was that of a quarter of the rate, on the same batches from the same start
-    model = Denoiser.fresh("unet-16-32", "edm", found[1].train, derive_seed(0, 2, "init"))
-    for _ in diffusion.train(model, found[1].train, load_preset("smoke", **SMOKE, learning_rate=2e-3), 2): pass
-    kept = Denoiser.load(found[1].path / "model")
-    assert all(torch.equal(a, b) for a, b in zip(model.unet.parameters(), kept.unet.parameters()))
+    spoiled[2] = factor
+    with pytest.raises(diffusion.Diverged, match=words): run(tmp_path / "r", iterations=3)
+    assert len(calls) == (12 if factor == 10 else 7)
+    assert [p.name for p in sorted((tmp_path / "r").glob("iteration-*"))] == ["iteration-001", "iteration-002.partial"]
+    assert len(load_run(tmp_path / "r")[1]) == len(pd.read_csv(tmp_path / "r" / "metrics.csv")) == 1
+    with pytest.raises(diffusion.Diverged, match=words.replace("step 1", r"step \d")): run(tmp_path / "r")  # the same again
+    assert isinstance(diffusion.Diverged(), ValueError)
 
 
-def test_the_least_loss_counts_and_no_retries_means_none(tmp_path, sabotaged):
+def test_diverged_is_measured_against_the_iteration_before(tmp_path, sabotaged, monkeypatch):
     calls, spoiled = sabotaged
-    spoiled |= {2: 10., 3: float("nan")}
-    with pytest.warns(UserWarning, match="loss of step 1 is nan"):
-        last = run(tmp_path / "r")[-1]
-    assert len(calls) == 14 and last.metrics["trainings"] == 3 and last.metrics["learning_rate"] == 8e-3  # the first: two had no number at all
-    calls.clear(); spoiled.clear(); spoiled |= {2: 30., 3: 10., 4: 20.}
-    with pytest.warns(UserWarning): last = run(tmp_path / "q")[-1]
-    assert len(calls) == 24 and last.metrics["learning_rate"] == 4e-3 and 10 < last.metrics["loss"] < 200
-    calls.clear(); spoiled.clear(); spoiled |= {2: 10.}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        left = run(tmp_path / "s", retries=0)[-1]
-    assert len(calls) == 12 and "trainings" not in left.metrics and left.metrics["loss"] > 10
-    calls.clear(); spoiled |= {k: float("nan") for k in range(1, 99)}
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"loss of step 1 is nan \(learning_rate = 0\.002"):
-        run(tmp_path / "t")
-    assert len(calls) == 3
+    spoiled |= {1: 10., 2: 10.}  # a high loss, but not twice that of the iteration before; the first has none before it
+    first, second, third = (g.metrics["loss"] for g in run(tmp_path / "r", iterations=3))
+    assert second < loop.DIVERGED * first and third < second / 10 and len(calls) == 18  # a loss that falls is none
+    for limit in (1.001, 0.999):
+        monkeypatch.setattr(loop, "DIVERGED", limit * second / first)
+        about = dict(path=tmp_path / str(limit), fork_from=f"{tmp_path / 'r'}:1", iterations=2)
+        spoiled.clear(); calls.clear(); spoiled[1] = 10.
+        if limit > 1: assert run(**about)[1].metrics["loss"] == second
+        else:
+            with pytest.raises(diffusion.Diverged): run(**about)
 
 
-def test_interrupted_in_a_repeated_training(tmp_path, sabotaged):
-    "The failed training is not done again, the result is that of an uninterrupted run, and the lock is free, though the traceback lives."
+def test_interrupted_in_training(tmp_path, sabotaged):
+    "What a checkpoint holds is not done again, the result is that of an uninterrupted run, and the lock is free, though the traceback lives."
     calls, spoiled = sabotaged
     about = dict(checkpoint_steps=2)
-    spoiled |= {2: 10., 3: KeyboardInterrupt()}
-    with pytest.warns(UserWarning, match="again at"), pytest.raises(KeyboardInterrupt) as kept: run(tmp_path / "r", **about)
-    calls[:] = calls[:12]; spoiled.pop(3)
-    with pytest.warns(UserWarning, match="again at"): run(tmp_path / "r", **about)
-    assert len(calls) == 12 + 4 and kept.tb  # two of its six steps had been kept
-    calls.clear()
-    with pytest.warns(UserWarning, match="again at"): run(tmp_path / "whole", **about)
+    spoiled[2] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt) as kept: run(tmp_path / "r", **about)
+    assert len(calls) == 6 + 4
+    spoiled.clear()
+    run(tmp_path / "r", **about)
+    assert len(calls) == 10 + 4 and kept.tb  # two of its six steps had been kept
+    run(tmp_path / "whole", **about)
     assert numbers(tmp_path / "r") == numbers(tmp_path / "whole")
 
 
@@ -192,9 +187,9 @@ def test_interrupted_while_sampling(tmp_path, monkeypatch):
         return one(m, s, k, generators, *more)
     monkeypatch.setattr(sampling, "sample_batch", draw)
     monkeypatch.setattr(diffusion, "train_step", lambda *a: steps.append(1) or step(*a))
-    about = dict(strategy="entropy", iterations=1, sample_batch=16)  # 64 images and a surplus of 32: six batches
+    about = dict(strategy="greedy", iterations=1, sample_batch=16)  # 32 images, and 64 to measure with: six batches
     with pytest.raises(KeyboardInterrupt): run(tmp_path / "r", **about)
-    assert len(list((tmp_path / "r").rglob("sampled/*/*.npy"))) == 4
+    assert len(list((tmp_path / "r").rglob("sampled/*/*.npy"))) == 4 and len(list((tmp_path / "r").rglob("sampled/*"))) == 2
     run(tmp_path / "r", **about)
     assert len(drawn) == 7 and len(steps) == 6 and not list((tmp_path / "r").rglob("sampled"))
     run(tmp_path / "whole", **about)
@@ -203,7 +198,7 @@ def test_interrupted_while_sampling(tmp_path, monkeypatch):
     assert not list((tmp_path / "none").rglob("sampled"))
 
 
-@pytest.mark.parametrize("strategy, paradigm, generated", [("vanilla", "replace", 48), ("entropy", "accumulate", 48)])
+@pytest.mark.parametrize("strategy, paradigm, generated", [("vanilla", "replace", 48), ("greedy", "accumulate", 48)])
 def test_larger_training_sets_for_the_same_steps(tmp_path, strategy, paradigm, generated):
     "train_factor: all sets but the first; metrics of G_n still use its first N images."
     generations = run(tmp_path / "r", strategy=strategy, paradigm=paradigm, train_factor=3, n_train=16, iterations=2)
@@ -211,12 +206,13 @@ def test_larger_training_sets_for_the_same_steps(tmp_path, strategy, paradigm, g
     again = run(tmp_path / "s", strategy=strategy, paradigm=paradigm, n_train=16, iterations=1)
     shared = {k for k in again[0].metrics if not k.startswith("seconds") and k != "n_generated"}
     assert {k: generations[0].metrics[k] for k in shared} == {k: again[0].metrics[k] for k in shared}
-    assert records(tmp_path / "r").variant.str.contains("train_factor=3").all()
+    told = records(tmp_path / "r")
+    assert told.arm.str.fullmatch(rf"{strategy}, train_factor=3, .*").all() and (told.train_factor == 3).all()
 
 
 @pytest.mark.parametrize("paradigm", ["replace", "accumulate"])
 def test_fresh_images_are_new_and_always_taken(tmp_path, paradigm):
-    generations = run(tmp_path / "r", strategy="entropy", paradigm=paradigm, fresh=0.25, iterations=3)
+    generations = run(tmp_path / "r", strategy="greedy", paradigm=paradigm, fresh=0.25, iterations=3)
     real = load_images("digits")
     known, seen = {p.tobytes() for p in real.pixels}, {p.tobytes() for p in generations[0].train.pixels}
     for before, g in zip(generations, generations[1:]):
@@ -231,16 +227,28 @@ def test_fresh_images_are_new_and_always_taken(tmp_path, paradigm):
     assert not (tmp_path / "s").exists()
 
 
-def test_a_fork_continues_under_other_rules_and_damages_nothing(tmp_path):
-    source = run(tmp_path / "a", strategy="entropy", iterations=3)
+@pytest.mark.parametrize("theirs, ours, offered", [
+    (dict(paradigm="accumulate"), dict(strategy="vanilla", paradigm="replace"), 32),
+    (dict(paradigm="replace"), dict(strategy="greedy", paradigm="accumulate"), 32),
+    (dict(paradigm="accumulate"), dict(strategy="greedy", paradigm="replace"), 64)])
+def test_a_fork_continues_under_other_rules_and_damages_nothing(tmp_path, theirs, ours, offered):
+    "From its first own choice on its pool is made by its own paradigm, of as many images an iteration as that offers."
+    source = run(tmp_path / "a", strategy="greedy", iterations=2, **theirs)
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*") if p.is_file() and p.name != ".lock"}
-    change = dict(strategy="vanilla", paradigm="replace", iterations=3, fork_from=f"{tmp_path / 'a'}:2")
+    change = ours | dict(iterations=3, fork_from=f"{tmp_path / 'a'}:2")
     fork = run(tmp_path / "b", **change)
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
-    for a, b in zip(source[:2], fork):
+    for a, b in zip(source, fork):
         assert (a.train.pixels == b.train.pixels).all() and (a.generated.pixels == b.generated.pixels).all() and a.metrics == b.metrics
-    assert source[1].index.tolist() != fork[1].index.tolist() and (fork[2].train.source == 2).all()  # replace: G_2 alone
-    assert (fork[2].train.pixels == source[1].generated[fork[1].index].pixels).all()
+        assert (a.eval.pixels == b.eval.pixels).all()
+    assert source[1].index.tolist() != fork[1].index.tolist() and fork[0].paradigm == source[0].paradigm
+    assert (fork[1].paradigm, fork[1].offered, len(fork[2].generated)) == (ours["paradigm"], offered, offered)
+    if ours["paradigm"] == "replace":
+        assert (fork[2].train.pixels == source[1].generated[fork[1].index].pixels).all() and (fork[2].train.source == 2).all()
+        assert fork[2].metrics["real_in_pool"] == 0
+    else:
+        pool = np.concatenate([source[0].train.pixels, *(g.generated.pixels[:32] for g in source)])  # they had made 64 each
+        assert (fork[2].train.pixels == pool[fork[1].index]).all() and fork[2].metrics["real_in_pool"] == pytest.approx(1 / 3)
     shutil.rmtree(tmp_path / "a")
     again = run(tmp_path / "b2", **change | dict(fork_from=f"{tmp_path / 'b'}:2"))  # a fork of the fork, its origin gone
     assert numbers(tmp_path / "b2") == numbers(tmp_path / "b") and (again[2].train.pixels == fork[2].train.pixels).all()
@@ -250,7 +258,8 @@ def test_a_fork_from_nowhere_is_refused(tmp_path):
     run(tmp_path / "a", iterations=1)
     for fork, more, words in (("a", {}, "RUN:ITERATION"), (f"{tmp_path / 'x'}:1", {}, "names no run"),
                               (f"{tmp_path / 'a'}:2", {}, "2 is missing.*1 to 1"),
-                              (f"{tmp_path / 'a'}:1", dict(seed=4), "seed = 0 there, 4 here"), (f"{tmp_path / 'a'}:0", {}, "from 1")):
+                              (f"{tmp_path / 'a'}:1", dict(seed=4), "seed = 0 there, 4 here"), (f"{tmp_path / 'a'}:0", {}, "from 1"),
+                              (f"{tmp_path / 'a'}:1", dict(eval_samples=9), "eval_samples = 64 there, 9 here")):
         with pytest.raises(ValueError, match=words):
             run_loop(load_preset("smoke", **SMOKE, fork_from=fork, **more), tmp_path / "b")
         assert not (tmp_path / "b").exists()
@@ -262,8 +271,8 @@ def test_a_run_can_be_taken_further_but_not_changed(tmp_path):
     assert len(run(path, iterations=2)) == 2
     assert len(run(path, iterations=1)) == 1 and json.loads((path / "config.json").read_text())["iterations"] == 2
     before = (path / "metrics.csv").read_text()
-    with pytest.raises(ValueError, match=r"another run: strategy = 'vanilla' there, 'entropy' here; .*seed = 0 there, 1 here"):
-        run(path, strategy="entropy", seed=1)
+    with pytest.raises(ValueError, match=r"another run: strategy = 'vanilla' there, 'greedy' here; .*seed = 0 there, 1 here; .*eval_samples = 64"):
+        run(path, strategy="greedy", seed=1, eval_samples=63)
     assert (path / "metrics.csv").read_text() == before
     run(tmp_path / "whole", iterations=2)
     assert numbers(path) == numbers(tmp_path / "whole")
@@ -301,18 +310,55 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_selection_in_another_space_is_another_selection(tmp_path):
-    a, b = (run(tmp_path / s, strategy="entropy", space=s, iterations=1)[0] for s in ("pixel", "classifier"))
+    a, b = (run(tmp_path / s, strategy="greedy", paradigm="replace", space=s, iterations=1)[0] for s in ("pixel", "classifier"))
     assert (a.generated.pixels == b.generated.pixels).all() and set(a.index) != set(b.index)
 
 
 def test_records_are_the_numbers_of_metrics_csv(tmp_path):
-    run(tmp_path / "r", strategy="entropy")
+    run(tmp_path / "r", strategy="entropy", space="classifier")
     wide, tidy = pd.read_csv(tmp_path / "r" / "metrics.csv"), records(tmp_path / "r", "s")
-    for metric, space in (("gs", "pixel"), ("entropy", "classifier"), ("loss", "none"), ("share", "1")):
-        column = metric if space == "none" else f"{metric}[{space}]"
-        rows = tidy[(tidy.metric == metric) & (tidy.space == space)].sort_values("iteration")
+    for metric, inside, part in (("gs", "space", "pixel"), ("entropy", "space", "classifier"), ("loss", "space", "none"), ("share", "source", 1),
+                                 ("class_share", "label", 3), ("seconds", "stage", "eval"), ("frechet_real", "space", "pixel")):
+        column = metric if part == "none" else f"{metric}[{part}]"
+        rows = tidy[(tidy.metric == metric) & (tidy[inside] == part)].sort_values("iteration")
         assert rows.value.tolist() == wide[column].tolist()
-    assert set(tidy.strategy) == {"entropy"} and set(tidy.study) == {"s"}
+    changed = ["train_steps", "warmup_steps", "sample_steps"]
+    assert list(tidy) == ["study", "arm", *RUN_FIELDS, *FIELDS, *(c for c in changed if c not in FIELDS),
+                          "iteration", "set", "metric", "space", "source", "label", "stage", "value", "config", "commit"]
+    about = dict(arm="greedy, selected_in=classifier, train_steps=6, warmup_steps=2, sample_steps=3", strategy="greedy", study="s", dataset="digits",
+                 selected_in="classifier", pool_factor=1, alpha=0.8, tau="none", guidance="none", fresh=0, train_factor=1, train_steps=6)
+    assert {k: tidy[k].unique().tolist() for k in about} == {k: [v] for k, v in about.items()}
+    assert tidy[["source", "label", "stage"]].dtypes.map(str).tolist() == ["Int64", "Int64", "string"]
+    for metric, inside in dict(share="source", class_share="label", seconds="stage").items():
+        assert tidy[inside].notna().equals(tidy.metric == metric) and (tidy[tidy.metric == metric].space == "none").all()
+    sets = tidy.drop_duplicates("metric").set_index("metric")["set"].to_dict()
+    assert {k: v for k, v in sets.items() if k in SETS} == {k: SETS[k] for k in sets if k in SETS}
+    assert {k for k, v in sets.items() if v == "none"} == {"n_train", "n_generated", "loss", "seconds"}
+
+
+@pytest.mark.parametrize("preset, change, arm", [
+    ("smoke", {}, "vanilla"),
+    ("smoke", dict(n_train=9, seed=3, iterations=5, paradigm="replace", dataset="mnist", side=8, strategy="greedy"), "greedy"),
+    ("smoke", dict(space="classifier", strategy="entropy"), "greedy, selected_in=classifier"),
+    ("smoke", dict(alpha=0.8, strategy="threshold_decay", fork_from="runs/x:1", checkpoint_steps=7), "threshold_decay, alpha=0.8"),
+    ("smoke", dict(train_factor=2, guidance=2), "vanilla, train_factor=2, guidance=2.0"), ("smoke", dict(spaces="pixel"), "vanilla, spaces=pixel"),
+    ("paper-mnist", dict(spaces=("pixel", "dinov2")), "vanilla, spaces=pixel+dinov2"),
+    ("paper-mnist-cfg", dict(guidance="none"), "vanilla, guidance=none"), ("paper-mnist-cfg", {}, "vanilla")])
+def test_an_arm_is_the_strategy_and_what_a_preset_does_not_say(preset, change, arm):
+    assert arm_of(load_preset(preset, **change)) == arm
+
+
+def test_a_run_of_an_older_kind_is_refused_by_name(tmp_path):
+    "Its config.json has no eval_samples: its samples and pools were others. Nothing of it is touched."
+    old, config = tmp_path / "old", load_preset("smoke", **SMOKE)
+    (old / "iteration-001").mkdir(parents=True)
+    (old / "config.json").write_text(json.dumps({k: v for k, v in vars(config).items() if k != "eval_samples"} | dict(surplus=32, retries=2)))
+    before = {p: p.stat().st_mtime_ns for p in old.rglob("*")}
+    for act in (lambda: run_loop(config, old), lambda: load_run(old), lambda: records(old),
+                lambda: run_loop(replace(config, fork_from=f"{old}:1"), tmp_path / "new")):
+        with pytest.raises(ValueError, match=rf"{old} holds a run of an older kind: .*no eval_samples .*move the directory away and run the loop"):
+            act()
+    assert before == {p: p.stat().st_mtime_ns for p in old.rglob("*")} and not (tmp_path / "new").exists()
 
 
 def test_load_run_gives_what_run_loop_gave(tmp_path):

@@ -173,7 +173,7 @@ def test_what_cannot_be_shared_is_refused_before_any_work(monkeypatch):
 @pytest.mark.slow
 def test_the_loop_in_two_processes(tmp_path):
     "One run directory, whole, whose numbers are those of one process up to rounding."
-    fields = dict(preset="smoke", strategy="entropy", train_steps=6, warmup_steps=2, sample_steps=3, sample_batch=16)
+    fields = dict(preset="smoke", strategy="greedy", paradigm="replace", train_steps=6, warmup_steps=2, sample_steps=3, sample_batch=16)
     arguments = [a for k, v in fields.items() for a in ("-p", k, str(v))]
     script = f"from collapse_nb.launch import main\nmain({[*arguments, '-p', 'out_dir', str(tmp_path / 'two')]!r})\n"
     out = launch(tmp_path, script)
@@ -185,7 +185,7 @@ def test_the_loop_in_two_processes(tmp_path):
     assert len(one) == len(two) == 2 and not list((tmp_path / "two").glob("*.partial"))
     for column in ("loss", "gs[pixel]", "entropy[pixel]"):
         np.testing.assert_allclose(two[column][:1], one[column][:1], rtol=1e-3)
-    for file, count in (("generated", 64), ("surplus", 32)):
+    for file, count in (("generated", 64), ("eval", 64)):
         pixels = [np.load(tmp_path / n / f"iteration-001/{file}.npz")["pixels"].astype(int) for n in ("one", "two")]
         assert np.abs(pixels[0] - pixels[1]).max() <= 1 and len(pixels[1]) == count
     assert json.loads((tmp_path / "two/environment.json").read_text())[0]["processes"] == 2

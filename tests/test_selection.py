@@ -339,7 +339,7 @@ def test_a_strategy_that_needs_an_option_says_so():
 
 def test_explain_says_why():
     images = load_images("digits", n=60)
-    for strategy, rule in (("entropy", "farthest"), ("threshold_decay", "farther than tau"), ("vanilla", "equal share"), ("max_entropy", "")):
+    for strategy, rule in (("greedy", "farthest"), ("threshold_decay", "farther than tau"), ("vanilla", "equal share"), ("max_entropy", "")):
         index, info = select(strategy, images, 20, seed=0, alpha=0.9, tau=None)
         table = explain(images, index, info)
         assert len(table) == 60 and table.chosen.sum() == 20 and table[table.chosen].sort_values("rank").index.tolist() == index.tolist()
@@ -414,7 +414,7 @@ def test_vanilla_takes_equal_shares_without_replacement():
     (lambda x: guarded(x, 3, reference=x, start=10), "start = .10.*0 to 9"),
     (lambda x: guarded(x, 3, reference=x, start=[1, 1]), r"start = \[1, 1\]"),
     (lambda x: guarded(np.vstack([x, [[99, 99]]]), 3, reference=x, start=[2, 10]), r"start = \[2, 10\]: 10 lies 13.* from the reference.*at most"),
-    (lambda x: select("gredy", x, 3), "gredy.*entropy"),
+    (lambda x: select("gredy", x, 3), "gredy.*greedy"),
 ])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_bad_input_is_named(call, words):
@@ -436,8 +436,14 @@ def test_a_strategy_of_ones_own_and_a_broken_one():
             STRATEGIES.pop(name); NAMES["strategy"].remove(name)
 
 
+def test_the_word_on_the_cards_command_line_is_greedy():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    assert select("entropy", x, 9, seed=2)[0].tolist() == select("greedy", x, 9, seed=2)[0].tolist() == greedy(x, 9, seed=2).tolist()
+    assert "entropy" not in STRATEGIES and STRATEGIES["entropy"] is greedy
+
+
 def test_selectors_raise_the_entropy_of_real_images():
     from collapse_nb.entropy import kl_entropy
     images = load_images("digits")
-    h = {s: kl_entropy(images[select(s, images, 128, seed=5, alpha=0.95, tau=None)[0]]) for s in ("vanilla", "entropy", "threshold_decay")}
-    assert h["entropy"] > h["vanilla"] + 15 and h["threshold_decay"] > h["vanilla"] + 15
+    h = {s: kl_entropy(images[select(s, images, 128, seed=5, alpha=0.95, tau=None)[0]]) for s in ("vanilla", "greedy", "threshold_decay")}
+    assert h["greedy"] > h["vanilla"] + 15 and h["threshold_decay"] > h["vanilla"] + 15

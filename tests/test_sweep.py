@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import nbformat
 import numpy as np
@@ -183,20 +183,44 @@ def test_the_parameters_of_a_study_name_its_runs_and_no_others(study):
         assert named_config(**given) == config
 
 
+class Noted(Executor):
+    "Runs nothing; knows what it was asked for."
+
+    def __init__(self): self.asked = []
+
+    def submit(self, function, notebook, out, parameters, environment):
+        self.asked.append(parameters.get("strategy", "vanilla"))
+        (nothing := Future()).set_result(None)
+        return nothing
+
+
+@pytest.mark.parametrize("iterations, skipped", [
+    ({}, []), (dict(greedy=1), []), (dict(greedy=2), ["greedy"]), (dict(vanilla=3, greedy=1), ["vanilla"]),
+    (dict(vanilla=2, greedy=2), ["vanilla", "greedy"])])
+def test_what_the_records_hold_whole_is_not_run(tmp_path, iterations, skipped):
+    "And what they hold in part is. The state tells which runs stand in the records alone."
+    grid, executor = [load_preset("smoke", strategy=s, **SMOKE) for s in ("vanilla", "greedy")], Noted()
+    done = {c.digest: iterations[c.strategy] for c in grid if c.strategy in iterations}
+    table = run_study(grid, tmp_path, executor=executor, done=done, progress=False)
+    assert executor.asked == [s for s in ("vanilla", "greedy") if s not in skipped]
+    assert table.state.tolist() == ["recorded" if c.strategy in skipped else "missing" for c in grid]
+    raise_failures(table)
+
+
 def test_a_directory_that_holds_another_run_is_neither_run_nor_collected(tmp_path):
-    asked, got = load_preset("smoke", strategy="entropy"), load_preset("smoke")
+    asked, got = load_preset("smoke", strategy="greedy"), load_preset("smoke")
     path = tmp_path / asked.name
     for n in range(asked.iterations): (path / f"iteration-{n + 1:03d}").mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(dataclasses.asdict(got)))
-    with executor_for(1) as executor, pytest.raises(ValueError, match="another run: strategy = 'vanilla' there, 'entropy' here"):
+    with executor_for(1) as executor, pytest.raises(ValueError, match="another run: strategy = 'vanilla' there, 'greedy' here"):
         run_study([asked], tmp_path, executor=executor, progress=False)
-    with pytest.raises(ValueError, match="another run: strategy = 'vanilla' there, 'entropy' here"):
+    with pytest.raises(ValueError, match="another run: strategy = 'vanilla' there, 'greedy' here"):
         collect_named_study("smoke", tmp_path, tmp_path / "records")
     assert not (tmp_path / "records").exists()
 
 
 def test_a_changed_study_has_a_table_of_its_own():
-    assert read_study("smoke")[0] == "smoke" and [c.strategy for c in read_study("smoke")[1]] == ["vanilla", "entropy"]
+    assert read_study("smoke")[0] == "smoke" and [c.strategy for c in read_study("smoke")[1]] == ["vanilla", "greedy"]
     name, grid = read_study("smoke", "strategy=max_entropy; seed=3, 4")
     assert name == "smoke-strategy-max_entropy-seed-3-4" and [(c.strategy, c.seed) for c in grid] == [("max_entropy", 3), ("max_entropy", 4)]
 

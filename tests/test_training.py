@@ -235,7 +235,7 @@ def test_states_say_how_fast(digits):
 
 def test_a_loop_is_told_labels(tmp_path):
     from collapse_nb.loop import run_loop
-    c = load_preset("smoke", guidance=2.0, train_steps=6, warmup_steps=1, spaces="pixel", strategy="entropy")
+    c = load_preset("smoke", guidance=2.0, train_steps=6, warmup_steps=1, spaces="pixel", strategy="greedy")
     first, second = run_loop(c, tmp_path / "run", progress=False)
     assert first.generated.labels is not None and second.train.labels is not None
     model = Denoiser.load(second.path / "model")
