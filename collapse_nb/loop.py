@@ -608,8 +608,9 @@ def _told(value):
 def typed(
     table: pd.DataFrame,  # records, fresh from a file or a run
 ) -> pd.DataFrame:
-    "Records with their types: source and label are whole numbers or missing, stage is a text or missing."
-    return table.astype({"source": "Int64", "label": "Int64", "stage": "string"})
+    "Records with their types: source and label are whole numbers or missing, stage is a text or missing, a field that may be a word is a text."
+    words = {k: table[k].map(lambda v: v if isinstance(v, str) else f"{v:.6g}") for k in ("pool_factor", "tau", "guidance") if k in table}
+    return table.assign(**words).astype({"source": "Int64", "label": "Int64", "stage": "string"})
 
 # %% ../nbs/10_loop.ipynb #7942bddd
 def records(

@@ -222,11 +222,11 @@ def collect(
     "Add runs to a study's records, and pictures of those with the smallest seed. What is recorded of other runs stays. Returns the records."
     folder, name = project_root() / folder, name or study
     file, images = folder / f"{name}.csv", folder / f"{name}-pictures.npz"
-    known, kept = [], {}
+    known, kept, new = [], {}, {read_config(p).digest for p in paths}
     if file.exists():
-        new = {read_config(p).digest for p in paths}
         table = read_table(file)
         known = [table[~table.config.isin(new)]]
+    if file.exists() and images.exists():
         with np.load(images, allow_pickle=False) as z:
             kept = {k: z[k] for k in z.files if k.split("/")[0] not in new}
     found = [records(p, study) for p in paths]

@@ -238,7 +238,7 @@ def test_committed_records_belong_to_the_studies():
 @pytest.mark.slow
 def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     (tmp_path / "ini").write_text((ROOT / "settings.ini").read_text() + "\n[study:tiny]\npreset = smoke\nn_train = 16\niterations = 2\n"
-                                  "train_steps = 6\nwarmup_steps = 2\nsample_steps = 3\nseed = 0, 1\n")
+                                  "train_steps = 6\nwarmup_steps = 2\nsample_steps = 3\nguidance = 2\ntau = 60\nseed = 0, 1\n")
     monkeypatch.setenv("COLLAPSE_NB_SETTINGS", str(tmp_path / "ini"))
     a, b = load_study("tiny")
     about = dict(out_dir=tmp_path / "runs", records_dir=tmp_path / "records")
@@ -256,8 +256,10 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and set(read_pictures("tiny", folder=tmp_path / "records")) == {a.digest}
     pd.testing.assert_frame_equal(both, again)
     alone = collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records")  # asked for one run: what is recorded of the other stays
-    assert set(alone.config) == {a.digest, b.digest} and len(alone) == len(both)
+    assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and (alone.guidance == "2").all() and (alone.tau == "60").all()
     pd.testing.assert_frame_equal(collect([], "tiny", tmp_path / "records", order=[a.digest, b.digest]), both)
+    (tmp_path / "records" / "tiny-pictures.npz").unlink()  # a table may stand alone
+    assert set(collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records").config) == {a.digest, b.digest}
     assert recorded(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 2} and recorded(tmp_path / "records" / "none.csv") == {}
     table = run_named_study("tiny", **about | dict(out_dir=tmp_path / "nowhere"), progress=False)  # all of it is in the records: nothing to run
     assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and not (tmp_path / "nowhere").exists() and len(table) == len(both)

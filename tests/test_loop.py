@@ -326,7 +326,7 @@ def test_records_are_the_numbers_of_metrics_csv(tmp_path):
     assert list(tidy) == ["study", "arm", *RUN_FIELDS, *FIELDS, *(c for c in changed if c not in FIELDS),
                           "iteration", "set", "metric", "space", "source", "label", "stage", "value", "config", "commit"]
     about = dict(arm="greedy, selected_in=classifier, train_steps=6, warmup_steps=2, sample_steps=3", strategy="greedy", study="s", dataset="digits",
-                 selected_in="classifier", pool_factor=1, alpha=0.8, tau="none", guidance="none", fresh=0, train_factor=1, train_steps=6)
+                 selected_in="classifier", pool_factor="1", alpha=0.8, tau="none", guidance="none", fresh=0, train_factor=1, train_steps=6)
     assert {k: tidy[k].unique().tolist() for k in about} == {k: [v] for k, v in about.items()}
     assert tidy[["source", "label", "stage"]].dtypes.map(str).tolist() == ["Int64", "Int64", "string"]
     for metric, inside in dict(share="source", class_share="label", seconds="stage").items():
