@@ -513,6 +513,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'collapse_nb.parallel.wait': ('parallel.html#wait', 'collapse_nb/parallel.py')},
             'collapse_nb.plots': { 'collapse_nb.plots._ends': ('plots.html#_ends', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots._first_and_last': ('plots.html#_first_and_last', 'collapse_nb/plots.py'),
+                                   'collapse_nb.plots._pairs_to_show': ('plots.html#_pairs_to_show', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots.describe': ('plots.html#describe', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots.draw_copies': ('plots.html#draw_copies', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots.draw_pairs': ('plots.html#draw_pairs', 'collapse_nb/plots.py'),

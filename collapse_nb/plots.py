@@ -151,7 +151,7 @@ def plot_provenance(
         label = "real" if s == 0 else f"$G_{{{s}}}$" if s in (shares.columns.max(), 1) else None
         ax.bar(shares.index, shares[s], bottom=bottom, color="0.75" if s == 0 else colors[(s - 1) % len(colors)], width=.85, label=label)
         bottom = bottom + shares[s].to_numpy()
-    if (rows.paradigm == "accumulate").any(): ax.plot(shares.index, 1 / shares.index.to_numpy(), "k.-", lw=1, ms=3, label="1/n")
+    if (rows.paradigm == "accumulate").any(): ax.plot(shares.index, 1 / shares.index.to_numpy(), "k.-", lw=1, ms=3, label="equal shares, 1/n")
     ax.set(xlabel="iteration n", ylabel="share of $D_n$", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     ax.set_title(f"{strategy}: sources of $D_n$", fontsize=8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -203,7 +203,7 @@ def draw_pairs(
     side = kept[f"generated-{iteration}"].shape[2] + 1
     ax.set_yticks([side / 2, 1.5 * side], ["generated", "nearest in $D_n$"], fontsize=6); ax.tick_params(length=0)
     distance = kept[f"distance-{iteration}"].mean()
-    ax.set_title(f"{title}iteration {iteration}: mean distance of these {distance:.0f} (pixels 0..255)", fontsize=7, loc="left")
+    ax.set_title(f"{title}iteration {iteration}: mean distance {distance:.0f} (pixels)", fontsize=8, loc="left")
 
 # %% ../nbs/11_plots.ipynb #f21c33e5
 def draw_copies(
@@ -253,6 +253,19 @@ def _first_and_last(kept: Mapping[str, np.ndarray]) -> list[int]:
     found = sorted(int(k[8:]) for k in kept if k.startswith("nearest-"))
     return sorted({found[0], found[-1]})
 
+def _pairs_to_show(
+    kept: Mapping[str, Mapping[str, np.ndarray]],  # strategy -> pictures
+    strategies: Sequence[str],
+) -> list[tuple[str, str, int]]:  # label, strategy, iteration
+    "The first and the last iteration of each; the first once, where all have the same."
+    first, last = _first_and_last(kept[strategies[0]])[0], {s: _first_and_last(kept[s])[-1] for s in strategies}
+    samples = [kept[s][f"generated-{first}"] for s in strategies]
+    if all(np.array_equal(samples[0], other) for other in samples):
+        begin = [("", strategies[0], first)]
+    else:
+        begin = [(f"{s}, ", s, first) for s in strategies]
+    return begin + [(f"{s}, ", s, n) for s, n in last.items() if n > first]
+
 QUESTIONS = {  # what a newcomer asks -> metric, axis
     "Are the samples new?": ("gs_relative", "GS of $G_n$ over GS of unseen\nreal images (pixels); 0: copies"),
     "Is the training set varied?": ("entropy", "entropy of $D_n$\n(pixels, nats)"),
@@ -282,10 +295,9 @@ def loop_figure(
     "The central picture: three questions over the iterations, where the training images come from, and samples beside what they may copy."
     title, strategies = setting(table), list(table.strategy.unique())
     bars = strategies[:2]
-    pairs = [(s, n) for s in bars for n in _first_and_last(kept[s])]
-    rows = (len(pairs) + 1) // 2
-    fig = plt.figure(figsize=(11, 5.2 + 1.15 * rows), layout="constrained")
-    top, middle, below = fig.subfigures(3, 1, height_ratios=[2.8, 2.3, 1.15 * rows])
+    pairs = _pairs_to_show(kept, bars)
+    fig = plt.figure(figsize=(11, 6.6), layout="constrained")
+    top, middle, below = fig.subfigures(3, 1, height_ratios=[2.8, 2.3, 1.5])
     axes = top.subplots(1, len(QUESTIONS))
     for ax, question in zip(axes, QUESTIONS):
         draw_question(ax, table, question)
@@ -295,8 +307,9 @@ def loop_figure(
     for ax, s in zip(middle.subplots(1, len(bars), squeeze=False, sharey=True).flat, bars):
         plot_provenance(ax, table, s)
         ax.set_title(f"Where do the training images come from? {s}", fontsize=10, fontweight="bold")
-    for ax, (s, n) in zip(below.subplots(rows, 2, squeeze=False).flat, pairs):
-        draw_pairs(ax, kept[s], n, f"{s}, ")
+    for ax, (label, s, n) in zip(below.subplots(1, len(pairs), squeeze=False).flat, pairs):
+        draw_pairs(ax, kept[s], n, label)
+    below.suptitle("Are they copies? Samples over their nearest training images", fontsize=10, fontweight="bold")
     return fig
 
 # %% ../nbs/11_plots.ipynb #81d4d4a0
