@@ -143,7 +143,7 @@ def plot_provenance(
     strategy: str,  # whose
 ):
     "Stacked bars of the share of D_n per source iteration, oldest at the bottom."
-    rows = pick(table, "share", strategy=strategy)
+    rows = pick(table, "share", strategy=strategy).astype({"source": int})
     total = rows.pivot_table(index="iteration", columns="source", values="value", aggfunc="sum").fillna(0)
     shares = total.div(rows.groupby("iteration").config.nunique(), axis=0)  # a source without a row in some run has a share of 0 there
     colors, bottom = sns.color_palette("viridis_r", max(2, len(shares.columns) - 1)), np.zeros(len(shares))
@@ -164,7 +164,7 @@ def plot_classes(
     strategy: str,  # whose
 ):
     "The share of D_n in each class, percent, as a map of class over iteration. Raises KeyError for images without labels."
-    rows = pick(table, "class_share", strategy=strategy).dropna(subset="value")
+    rows = pick(table, "class_share", strategy=strategy).dropna(subset="value").astype({"label": int})
     shares = 100 * rows.pivot_table(index="label", columns="iteration", values="value", aggfunc="mean")
     shares = shares.reindex(columns=range(shares.columns.min(), shares.columns.max() + 1))
     top, fits = np.nanmax(shares), max(shares.shape) <= 12
