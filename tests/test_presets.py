@@ -90,6 +90,14 @@ def test_501_epochs_are_those_of_the_largest_n():
     assert said and not [(name, words) for name, words in said if not re.search(r"501 epochs at \$?N\$? = \$?32,768", words)]
 
 
+@pytest.mark.parametrize("name", [n for n in preset_names() if n not in PAPER and n != "smoke"])
+def test_a_cpu_preset_says_its_dose(name):
+    "How often each image of D_1 is seen, beside which the novelty of iteration 1 is told."
+    section = re.search(rf"^\[{name}\]\n(.*?)(?=^\[)", (ROOT / "settings.ini").read_text(), re.M | re.S)[1]
+    c, (dose,) = load_preset(name), re.findall(r"Dose ([\d,]+)", section)
+    assert int(dose.rstrip(",").replace(",", "")) == c.train_steps * c.batch_size / c.n_train and "novelty" in section
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_two_steps_of_training_and_sampling(name):
     c = load_preset(name, batch_size=2, precision="float32", device="cpu", threads=1, train_steps=2, warmup_steps=0, sample_steps=2)
