@@ -137,7 +137,8 @@ def interval_of(
 ) -> tuple[float, float, float]:  # mean, low, high
     "`t_interval`; no interval (NaN) where all are the same number other than 0: there is no spread to estimate one from."
     mean, low, high = t_interval(differences)
-    return (mean, math.nan, math.nan) if mean and np.ptp(differences) <= 1e-9 * abs(mean) else (mean, low, high)
+    same = np.ptp(differences) <= 2e-5 * abs(mean)  # to the six digits that records have
+    return (mean, math.nan, math.nan) if mean and same else (mean, low, high)
 
 def paired(
     table: pd.DataFrame,  # records, of one dataset, N and paradigm
