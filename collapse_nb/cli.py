@@ -51,7 +51,7 @@ def add_run(subcommands):
 Train a diffusion model on N real images, sample from it, choose the next training set, and again. An iteration is a directory; the same
 command, started again, goes on at the first one that is missing. Prints each iteration's generalization score (GS, mean distance from a
 generated image to its nearest training image) and the entropy of its training set (nats), both of pixels 0..255. The preset "demo" takes
-about three minutes on one CPU core, "smoke" seconds (its numbers mean nothing).""", epilog="""\
+about five minutes on one CPU core, "smoke" seconds (its numbers mean nothing).""", epilog="""\
 examples:
   collapse-nb run --strategy entropy
   collapse-nb run --preset smoke --paradigm replace --seed 3 --more "alpha=0.8; train_steps=30"
