@@ -13,6 +13,7 @@ __all__ = ['PARADIGMS', 'DIVERGED', 'OF_CLASSES', 'RUN_FIELDS', 'FIELDS', 'INSID
 
 # %% ../nbs/10_loop.ipynb #f0a1d098
 import dataclasses
+import inspect
 import json
 import os
 import platform
@@ -40,7 +41,7 @@ from .metrics import SETS, distribution, in_each_space, measure
 from .neighbors import nearest
 from .parallel import is_main, join, processes, wait
 from .sampling import SAMPLERS, sample
-from .selection import SelectionInfo, select
+from .selection import STRATEGIES, SelectionInfo, select
 
 # %% ../nbs/10_loop.ipynb #27d4bbc3
 PARADIGMS: dict[str, Callable[[Images, list[Images]], Images]] = Registry("paradigm")
@@ -144,7 +145,8 @@ def choose(
     offered = pool[:old] if m else pool
     def located(images):
         return images if config.space == "pixel" else embed(images, config.space, device=config.device)
-    points, reference = located(offered), located(real)
+    points = located(offered)
+    reference = located(real) if "reference" in inspect.signature(STRATEGIES[config.strategy]).parameters else None
     index, info = select(config.strategy, points, config.n_next - m, source=offered.source, alpha=config.decay, tau=config.tau,
                          seed=derive_seed(config.seed, iteration, "select"), reference=reference)
     index = np.concatenate([index, np.arange(old, old + m)])
@@ -358,7 +360,8 @@ def fit(
         about = f"iteration {iteration}/{config.iterations} loss {np.mean(losses[-50:]):.3f} {state.images_per_second:.0f} images/s"
         bar.set_postfix_str(about, refresh=False)
     loss = float(np.mean(losses[-max(1, len(losses) // 10):]))
-    if before and loss > DIVERGED * before[-1].metrics["loss"]:
+    forked = int(config.fork_from.rpartition(":")[2]) if config.fork_from else 0  # up to there another config trained
+    if iteration > forked + 1 and loss > DIVERGED * before[-1].metrics["loss"]:
         raise Diverged(f"the training of iteration {iteration} diverged: its loss is {loss:.3g}, {before[-1].metrics['loss']:.3g} in the iteration "
                        f"before (learning_rate = {config.learning_rate}: try a smaller one, or more warmup_steps)")
     return model, loss
@@ -382,7 +385,8 @@ def beside(
         first = row | compared
     else:
         compared = {k: v for k, v in first.items() if k.split("[")[0].endswith(("_d1", "_real"))}
-    relative = {f"gs_relative[{s}]": row[f"gs[{s}]"] / first[f"gs_heldout[{s}]"] for s in config.spaces}
+    against = {s: first[f"gs_heldout[{s}]"] for s in config.spaces}
+    relative = {f"gs_relative[{s}]": row[f"gs[{s}]"] / score for s, score in against.items() if score}
     return compared | relative
 
 # %% ../nbs/10_loop.ipynb #e54469e0
@@ -479,7 +483,7 @@ def fork_source(
     missing = [i for i in range(1, n + 1) if not (path / f"iteration-{i:03d}").is_dir()]
     if missing: refuse(f"names an iteration that is not complete: {missing[0]} is missing (allowed: 1 to {missing[0] - 1})")
     source = read_config(path)
-    same = ("dataset", "side", "n_train", "seed", "spaces", "eval_samples")
+    same = ("dataset", "side", "n_train", "seed", "spaces", "eval_samples", "train_factor")
     differs = [f"{k} = {getattr(source, k)!r} there, {getattr(config, k)!r} here" for k in same if getattr(source, k) != getattr(config, k)]
     if differs: refuse("is another experiment: " + "; ".join(differs) + " (allowed: the same)")
     if config.iterations < n: refuse(f"with iterations = {config.iterations} (allowed: at least {n})")
@@ -597,8 +601,12 @@ def arm_of(
     "What a study compares: the strategy, and what else differs from the preset. Images, N, paradigm, seed and length have columns of their own."
     named = {v: k for k, v in FIELDS.items() if k == "selected_in"}
     apart = (*RUN_FIELDS, *FREE, "side", "fork_from")
-    changed = [f"{named.get(k, k)}={_told(v)}" for k, v in differences(config).items() if k not in apart]
+    changed = [f"{named.get(k, k)}={_short(v)}" for k, v in differences(config).items() if k not in apart]
     return ", ".join([config.strategy, *changed])
+
+def _short(value) -> str:
+    "A field's value in an arm: 2 for 2.0, whatever type it was given as."
+    return f"{value:g}" if isinstance(value, float) else str(_told(value))
 
 def _told(value):
     "A field's value in a table: none for None, one text for several names."

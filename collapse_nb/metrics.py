@@ -171,7 +171,7 @@ def of_one_set(
     points,  # [N, ...]: Images, numpy or torch
     *arguments,
 ):
-    "function(points, *arguments), remembered for sets of more than 2,000 points: held-out images are the same in every iteration."
+    "function(points, *arguments), remembered for more than 2,000 points: for held-out images, which are the same in every iteration."
     if len(points) <= 2000:
         return function(points, *arguments)
     content = np.ascontiguousarray(as_points(points))
@@ -201,7 +201,7 @@ def frechet_distance(
 ) -> float:  # in squared units of the space; biased upwards for small M and N
     "Squared 2-Wasserstein distance between Gaussian fits (Heusel et al. 2017). Raises ValueError below two points."
     a, b = _two_sets(features_a, features_b)
-    r_a, r_b = (of_one_set(_root_of_covariance, x) for x in (a, b))
+    r_a, r_b = _root_of_covariance(a), of_one_set(_root_of_covariance, b)
     cross = np.linalg.svd(r_a @ r_b.T, compute_uv=False).sum()
     return float(((a.mean(0) - b.mean(0))**2).sum() + (r_a**2).sum() + (r_b**2).sum() - 2 * cross)
 
@@ -223,7 +223,7 @@ def kernel_distance(
     """Unbiased squared maximum mean discrepancy of the kernel (a b / d + 1)^3, all pairs (KID: Binkowski et al. 2018, arXiv 1801.01401).
     Raises ValueError as `frechet_distance`."""
     a, b = _two_sets(features_a, features_b)
-    alone = of_one_set(_kernel_alone, a) + of_one_set(_kernel_alone, b)
+    alone = _kernel_alone(a) + of_one_set(_kernel_alone, b)
     return float(alone - 2 * _kernel_sum(a, b) / (len(a) * len(b)))
 
 # %% ../nbs/09_metrics.ipynb #883d7ca6
@@ -267,7 +267,7 @@ def prdc(
     most = min(len(real), len(generated)) - 1
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
         raise ValueError(f"k = {k!r} is out of range for {len(real)} real and {len(generated)} generated points (allowed: 1 to {most})")
-    r, g = (of_one_set(_reach, x, k) for x in (real, generated))
+    r, g = of_one_set(_reach, real, k), _reach(generated, k)
     a = PointSet(real, "real", keep=True)
     b = PointSet(generated, "generated", like=a, keep=True)
     held, covered, recalled = np.zeros(len(b), np.int64), np.zeros(len(a), bool), np.zeros(len(a), bool)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'CHOICES', 'REAL', 'UNITS', 'QUESTIONS', 'line_style', 'pick', 'space_title', 'lines', 'plot_metric',
-           'plot_reference', 'plot_unseen', 'plot_novelty', 'plot_provenance', 'plot_classes', 'draw_tiles',
-           'draw_pairs', 'draw_copies', 'pictures_of', 'setting', 'frechet_space', 'draw_question', 'loop_figure',
+           'plot_reference', 'plot_novelty', 'plot_provenance', 'plot_classes', 'draw_tiles', 'draw_pairs',
+           'draw_copies', 'pictures_of', 'setting', 'frechet_space', 'draw_question', 'loop_figure',
            'provenance_figure', 'in_words', 'describe', 'show', 'save_figure']
 
 # %% ../nbs/11_plots.ipynb #dd67e27e
@@ -105,18 +105,6 @@ def plot_reference(
     ax.margins(y=0.12)
     ax.annotate(label, (0.98, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
                 fontsize=6.5, color="0.35", ha="right")
-
-# %% ../nbs/11_plots.ipynb #7bbe5953
-def plot_unseen(
-    ax: Axes,  # a panel of GS in pixels
-    table: pd.DataFrame,  # records
-):
-    "Dotted, in each strategy's colour: what unseen samples of the sources of D_n score against the same D_n; they contract when D_n does."
-    for strategy in table.strategy.unique():
-        mean = pick(table, "gs_unseen", "pixel", strategy=strategy).groupby("iteration").value.mean()
-        ax.plot(mean.index, mean.values, color=line_style(strategy)["color"], ls=":", lw=1.2)
-    ax.margins(y=0.15)
-    ax.annotate("dotted: unseen, same sources", (0.98, 0.98), xycoords="axes fraction", fontsize=6.5, color="0.35", ha="right", va="top")
 
 # %% ../nbs/11_plots.ipynb #4f314f02
 def plot_novelty(
@@ -283,7 +271,11 @@ def draw_question(
     ax.set_title(question, fontsize=10, fontweight="bold")
     ax.set_ylabel(axis.format(space=space_title(space)), fontsize=8)
     if metric == "gs_relative":
+        for strategy in table.strategy.unique():
+            mean = pick(table, "novelty", "pixel", strategy=strategy).groupby("iteration").value.mean()
+            ax.plot(mean.index, mean.values, color=line_style(strategy)["color"], ls=":", lw=1.2)
         ax.set_ylim(0)
+        ax.annotate("dotted: novelty, over samples of $D_n$'s own sources", (.02, .03), xycoords="axes fraction", fontsize=7, color="0.35")
     if metric == "frechet":
         plot_reference(ax, table, "frechet_d1", space, "the real training images themselves")
         ax.set_ylim(0)
@@ -321,7 +313,7 @@ def provenance_figure(
     title, strategy = setting(table), table.strategy.iloc[0]
     panels = [lambda ax: plot_provenance(ax, table, strategy)]
     if (table.metric == "class_share").any(): panels.append(lambda ax: plot_classes(ax, table, strategy))
-    panels.append(lambda ax: plot_novelty(ax, table, "pixel"))
+    if (table.metric == "novelty").any(): panels.append(lambda ax: plot_novelty(ax, table, "pixel"))
     fig = plt.figure(figsize=(7.5, 2.7 + 1.75 * len(pairs)), layout="constrained")
     top, below = fig.subfigures(2, 1, height_ratios=[2.7, 1.75 * len(pairs)])
     for ax, draw in zip(np.atleast_1d(top.subplots(1, len(panels))), panels):
@@ -347,9 +339,11 @@ def in_words(
         return ", ".join(text.format(first=a, last=b, ratio=b / a, strategy=s) for s, (a, b) in ends.items())
     gs = each("gs", "pixel", "{strategy} {last:.0f} after {first:.0f} ({ratio:.0%})")
     entropy = each("entropy", "pixel", "{strategy} {last:.0f} after {first:.0f}")
+    novelty = each("novelty", "pixel", "{strategy} {last:.2f} after {first:.2f}")
     frechet = each("frechet", space, "{strategy} {last:.0f} after {first:.0f}")
     real = "; ".join(f"{name} {_ends(table, metric, space, strategies[0])[0]:.0f}" for metric, name in REAL.items() if (table.metric == metric).any())
-    return (f"New? Mean distance from a sample to its nearest training image (GS), iteration {last} after iteration 1: {gs}.\n"
+    return (f"New? Mean distance from a sample to its nearest training image (GS), iteration {last} after iteration 1: {gs}; "
+            f"novelty, over what unseen samples of the same sources score: {novelty}.\n"
             f"Varied? Entropy of the training set, in nats: {entropy}.\n"
             f"Real? Frechet distance to unseen real images, {space_title(space)}: {frechet}; {real}.\n"
             f"({setting(table)}; pixels 0..255{'; means over seeds' if table.seed.nunique() > 1 else ''})")

@@ -230,11 +230,12 @@ def collect(
         with np.load(images, allow_pickle=False) as z:
             kept = {k: z[k] for k in z.files if k.split("/")[0] not in new}
     found = [records(p, study) for p in paths]
-    tables = [t for t in (*known, *map(without_details, found)) if len(t)]
+    tables = [t for t in (*known, *(without_details(t[t.iteration <= (iterations or np.inf)]) for t in found)) if len(t)]
     if not tables:
         return pd.DataFrame(columns=["iteration", "metric", "space", "value", "config"])  # nothing is complete: no file, rather than an empty one
     table = pd.concat(tables, ignore_index=True)
-    table = table[table.iteration <= (iterations or np.inf)]
+    drawn = set(table[table.seed == table.seed.min()].config)
+    kept = {k: v for k, v in kept.items() if k.split("/")[0] in drawn}
     for path in [p for p in paths if read_config(p).seed == table.seed.min()]:
         config, generations = load_run(path)
         kept |= {f"{config.digest}/{k}": v for k, v in album(generations[:iterations]).items()}

@@ -268,4 +268,10 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     assert recorded(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 2} and recorded(tmp_path / "records" / "none.csv") == {}
     table = run_named_study("tiny", **about | dict(out_dir=tmp_path / "nowhere"), progress=False)  # all of it is in the records: nothing to run
     assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and not (tmp_path / "nowhere").exists() and len(table) == len(both)
+    collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records", iterations=1)  # cuts what it collects, nothing else
+    assert recorded(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 1}
+    collect([tmp_path / "runs" / b.name], "other", tmp_path / "records")
+    assert set(read_pictures("other", folder=tmp_path / "records")) == {b.digest}
+    collect([tmp_path / "elsewhere"], "other", tmp_path / "records")  # a smaller seed: the album is its own
+    assert set(read_pictures("other", folder=tmp_path / "records")) == {a.digest}
     with pytest.raises(ValueError, match="unknown"): collect_named_study("none such", **about)

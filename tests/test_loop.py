@@ -156,8 +156,8 @@ def test_diverged_is_measured_against_the_iteration_before(tmp_path, sabotaged, 
     assert second < loop.DIVERGED * first and third < second / 10 and len(calls) == 18  # a loss that falls is none
     for limit in (1.001, 0.999):
         monkeypatch.setattr(loop, "DIVERGED", limit * second / first)
-        about = dict(path=tmp_path / str(limit), fork_from=f"{tmp_path / 'r'}:1", iterations=2)
-        spoiled.clear(); calls.clear(); spoiled[1] = 10.
+        about = dict(path=tmp_path / str(limit), iterations=2)
+        calls.clear()
         if limit > 1: assert run(**about)[1].metrics["loss"] == second
         else:
             with pytest.raises(diffusion.Diverged): run(**about)
@@ -254,12 +254,20 @@ def test_a_fork_continues_under_other_rules_and_damages_nothing(tmp_path, theirs
     assert numbers(tmp_path / "b2") == numbers(tmp_path / "b") and (again[2].train.pixels == fork[2].train.pixels).all()
 
 
+def test_a_fork_of_another_dose_is_not_called_diverged(tmp_path):
+    "Its first own training has a loss of its own kind; from then on it is compared."
+    run(tmp_path / "long", iterations=1, train_steps=300)
+    short = run(tmp_path / "short", train_steps=20, fork_from=f"{tmp_path / 'long'}:1")
+    assert short[1].metrics["loss"] > loop.DIVERGED * short[0].metrics["loss"]
+
+
 def test_a_fork_from_nowhere_is_refused(tmp_path):
     run(tmp_path / "a", iterations=1)
     for fork, more, words in (("a", {}, "RUN:ITERATION"), (f"{tmp_path / 'x'}:1", {}, "names no run"),
                               (f"{tmp_path / 'a'}:2", {}, "2 is missing.*1 to 1"),
                               (f"{tmp_path / 'a'}:1", dict(seed=4), "seed = 0 there, 4 here"), (f"{tmp_path / 'a'}:0", {}, "from 1"),
-                              (f"{tmp_path / 'a'}:1", dict(eval_samples=9), "eval_samples = 64 there, 9 here")):
+                              (f"{tmp_path / 'a'}:1", dict(eval_samples=9), "eval_samples = 64 there, 9 here"),
+                              (f"{tmp_path / 'a'}:1", dict(train_factor=2), "train_factor = 1 there, 2 here")):
         with pytest.raises(ValueError, match=words):
             run_loop(load_preset("smoke", **SMOKE, fork_from=fork, **more), tmp_path / "b")
         assert not (tmp_path / "b").exists()
@@ -341,7 +349,7 @@ def test_records_are_the_numbers_of_metrics_csv(tmp_path):
     ("smoke", dict(n_train=9, seed=3, iterations=5, paradigm="replace", dataset="mnist", side=8, strategy="greedy"), "greedy"),
     ("smoke", dict(space="classifier", strategy="entropy"), "greedy, selected_in=classifier"),
     ("smoke", dict(alpha=0.8, strategy="threshold_decay", fork_from="runs/x:1", checkpoint_steps=7), "threshold_decay, alpha=0.8"),
-    ("smoke", dict(train_factor=2, guidance=2), "vanilla, train_factor=2, guidance=2.0"), ("smoke", dict(spaces="pixel"), "vanilla, spaces=pixel"),
+    ("smoke", dict(train_factor=2, guidance=2), "vanilla, train_factor=2, guidance=2"), ("smoke", dict(spaces="pixel"), "vanilla, spaces=pixel"),
     ("paper-mnist", dict(spaces=("pixel", "dinov2")), "vanilla, spaces=pixel+dinov2"),
     ("paper-mnist-cfg", dict(guidance="none"), "vanilla, guidance=none"), ("paper-mnist-cfg", {}, "vanilla")])
 def test_an_arm_is_the_strategy_and_what_a_preset_does_not_say(preset, change, arm):

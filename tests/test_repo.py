@@ -65,3 +65,8 @@ def test_readme_commands_exist():
         assert (ROOT / "nbs" / notebook).exists(), notebook
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_no_text_has_a_gap_to_fill():
+    texts = [ROOT / "README.md", ROOT / "settings.ini", *(ROOT / "docs").glob("*.md"), *(ROOT / "nbs").glob("*.ipynb")]
+    assert not [(p.name, found) for p in texts if (found := re.findall("@[A-Z]+@", p.read_text()))]
