@@ -164,7 +164,7 @@ def test_the_figure_shows_the_records(greedy):
     sources, classes, novelty, first, last = figure.axes
     real = {round(p.get_x() + p.get_width() / 2): p.get_height() for p in sources.patches[:3]}
     assert real == pytest.approx({g.iteration: g.metrics["share[0]"] for g in generations})
-    (curve,) = [line for line in sources.lines if line.get_label() == "1/n"]
+    (curve,) = [line for line in sources.lines if line.get_label() == "equal shares, 1/n"]
     assert curve.get_ydata() == pytest.approx([1, 1 / 2, 1 / 3])
     assert "believed" in classes.get_ylabel() and len(classes.texts) == 3 * table[table.metric == "class_share"].label.nunique()
     assert novelty.lines[0].get_ydata() == pytest.approx([g.metrics["novelty[pixel]"] for g in generations])
