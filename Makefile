@@ -31,7 +31,6 @@ demo: $(READY)
 	@mkdir -p runs
 	$(BIN)/python -c 'from collapse_nb.sweep import run_named_study; run_named_study("demo")'
 	$(RUN) nbs/fig_demo.ipynb runs/fig_demo.ipynb -p records runs/records/demo.csv -p out_dir figures/local
-	@echo; $(BIN)/python -c 'from collapse_nb.plots import in_words; from collapse_nb.sweep import read_table; print(in_words(read_table("runs/records/demo.csv")))'
 	@echo; echo "The comparison:      figures/local/demo.png (and .svg)"
 	@echo "Each run's figure:   figures/local/loop-demo-*.png"
 	@echo "Each run's notebook: runs/demo-*/run_loop.ipynb, its numbers: runs/demo-*/metrics.csv"

@@ -169,7 +169,7 @@ def _out_of_memory(config: LoopConfig) -> ValueError:
     return ValueError(f"batch_size = {config.batch_size} in parts of {part} does not fit into the memory of {config.device} ({advice})")
 
 class Diverged(ValueError):
-    "The loss is not a finite number."
+    "The loss is not a finite number, or far above that of the iteration before."
 
 def train_step(training: Training, model: Denoiser, data: tuple[Tensor, Tensor | None], config: LoopConfig, iteration: int):
     "One optimizer step on (pixels, labels); appends its loss. Raises Diverged where it is not finite, ValueError where memory does not suffice."
