@@ -345,6 +345,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'collapse_nb.loop.fresh_images': ('loop.html#fresh_images', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop.generate': ('loop.html#generate', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop.in_shares': ('loop.html#in_shares', 'collapse_nb/loop.py'),
+                                  'collapse_nb.loop.last_pool': ('loop.html#last_pool', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop.load_generation': ('loop.html#load_generation', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop.load_run': ('loop.html#load_run', 'collapse_nb/loop.py'),
                                   'collapse_nb.loop.most_copied': ('loop.html#most_copied', 'collapse_nb/loop.py'),

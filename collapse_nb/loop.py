@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'DIVERGED', 'OF_CLASSES', 'RUN_FIELDS', 'FIELDS', 'INSIDE', 'replace', 'accumulate', 'Generation',
            'real_images', 'first_set', 'fresh_images', 'classifier_of', 'asked', 'name_classes', 'pool_of', 'choose',
-           'save_choice', 'training_set', 'classes_of', 'real_share', 'in_shares', 'unseen_images', 'check_run',
-           'open_run', 'commit', 'environment', 'record_environment', 'class_count', 'generate', 'fit', 'beside',
-           'run_iteration', 'load_generation', 'write_metrics', 'read_config', 'fork_source', 'copy_iterations',
-           'run_loop', 'load_run', 'arm_of', 'typed', 'records', 'provenance', 'pictures', 'clouds', 'album',
-           'most_copied']
+           'save_choice', 'last_pool', 'training_set', 'classes_of', 'real_share', 'in_shares', 'unseen_images',
+           'check_run', 'open_run', 'commit', 'environment', 'record_environment', 'class_count', 'generate', 'fit',
+           'beside', 'run_iteration', 'load_generation', 'write_metrics', 'read_config', 'fork_source',
+           'copy_iterations', 'run_loop', 'load_run', 'arm_of', 'typed', 'records', 'provenance', 'pictures', 'clouds',
+           'album', 'most_copied']
 
 # %% ../nbs/10_loop.ipynb #f0a1d098
 import dataclasses
@@ -160,16 +160,23 @@ def save_choice(path: Path, config: LoopConfig, pool: Images, index: np.ndarray,
                         fresh=config.fresh, offered=config.n_generate, **classes)
 
 # %% ../nbs/10_loop.ipynb #7c11a698
+def last_pool(
+    config: LoopConfig,  # of the run
+    real: Images,  # D_1
+    before: list[Generation],  # iterations 1 .. n-1, at least one
+) -> Images:  # what D_n was chosen from
+    "The pool of iteration n-1, as it was then."
+    last = before[-1]
+    made = dataclasses.replace(config, paradigm=last.paradigm, fresh=last.fresh)
+    return pool_of(made, real, [g.generated for g in before], last.offered)
+
 def training_set(
     config: LoopConfig,  # of the run
     real: Images,  # D_1
     before: list[Generation],  # iterations 1 .. n-1
 ) -> Images:  # D_n
-    "What iteration n-1 chose, out of the pool that it chose from; D_1 is real."
-    if not before: return real
-    last = before[-1]
-    made = dataclasses.replace(config, paradigm=last.paradigm, fresh=last.fresh)
-    return pool_of(made, real, [g.generated for g in before], last.offered)[last.index]
+    "What iteration n-1 chose; D_1 is real."
+    return last_pool(config, real, before)[before[-1].index] if before else real
 
 # %% ../nbs/10_loop.ipynb #18e77de9
 def classes_of(
@@ -191,11 +198,7 @@ def real_share(
     before: list[Generation],  # iterations 1 .. n-1
 ) -> float:
     "The share of real images in the pool that D_n was chosen from: under accumulate 1/n where N images of each iteration were offered."
-    if not before: return 1.0
-    last = before[-1]
-    made = dataclasses.replace(config, paradigm=last.paradigm, fresh=last.fresh)
-    pool = pool_of(made, real, [asked(g.generated) for g in before], last.offered)
-    return float((pool.source == 0).mean())
+    return float((last_pool(config, real, before).source == 0).mean()) if before else 1.0
 
 # %% ../nbs/10_loop.ipynb #b3bd624b
 def in_shares(
