@@ -107,7 +107,7 @@ def one_setting(
     but: str = "",  # a column in which they may differ
 ):
     "Raises ValueError when records mix datasets, N, paradigms, strategies or arms. An arm names its strategy, so they may differ together."
-    free = {"arm": ("arm", "strategy"), "strategy": ("arm", "strategy")}.get(but, (but,))
+    free = ("arm", "strategy") if but in ("arm", "strategy") else (but,)
     for column in ("dataset", "n_train", "paradigm", "strategy", "arm"):
         if column not in free and rows[column].nunique() > 1:
             raise ValueError(f"the records mix {column} = {', '.join(map(str, rows[column].unique()))} (allowed: one)")

@@ -385,7 +385,7 @@ def beside(
         for name, images in (("d1", real), ("real", many)):
             found = in_each_space(config.spaces, distribution, images, heldout, device=config.device)
             compared |= {k.replace("[", f"_{name}["): v for k, v in found.items()}
-        first = row | compared
+        first = row
     else:
         compared = {k: v for k, v in first.items() if k.split("[")[0].endswith(("_d1", "_real"))}
     against = {s: first[f"gs_heldout[{s}]"] for s in config.spaces}
@@ -602,10 +602,10 @@ def arm_of(
     config: LoopConfig,  # of a run
 ) -> str:  # "greedy", or "greedy, selected_in=classifier" where a field is not as in the preset
     "What a study compares: the strategy, and what else differs from the preset. Images, N, paradigm, seed and length have columns of their own."
-    named = {v: k for k, v in FIELDS.items() if k == "selected_in"}
     apart = (*RUN_FIELDS, *FREE, "side", "fork_from")
-    changed = [f"{named.get(k, k)}={_short(v)}" for k, v in differences(config).items() if k not in apart]
-    return ", ".join([config.strategy, *changed])
+    changed = {k: v for k, v in differences(config).items() if k not in apart}
+    told = [f"{'selected_in' if k == 'space' else k}={_short(v)}" for k, v in changed.items()]
+    return ", ".join([config.strategy, *told])
 
 def _short(value) -> str:
     "A field's value in an arm: 2 for 2.0, whatever type it was given as."
