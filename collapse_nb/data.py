@@ -9,6 +9,7 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import pickle
 import re
@@ -185,7 +186,7 @@ HOWTO = dict(  # what to put where, said when it is missing
     cifar10="put cifar-10-python.tar.gz (170,498,071 bytes, md5 c58f30108f718f92721af3b95e74349a) or its folder cifar-10-batches-py "
             "into one of these places",
     ffhq="put a folder or zip of FFHQ's PNG files there, for example thumbnails128x128 (70,000 files, 1.95 GB), under one of these names",
-    folder="give the path of a folder or zip of pictures: folder:PATH, absolute or in one of these places",
+    folder="give the path of a folder, zip or tar archive of pictures: folder:PATH, absolute or in one of these places",
     npz="give the path of an npz file: npz:PATH, absolute or in one of these places",
 )
 DOWNLOADS = dict(mnist="MNIST", fashion_mnist="FashionMNIST", cifar10="CIFAR10")  # torchvision's names
@@ -410,14 +411,28 @@ def load_cifar10(name: str = "cifar10", root: Path | None = None, side: int | No
 # %% ../nbs/01_data.ipynb #33a95ab0
 _PASSED_OVER = re.compile(r"(^|/)(\.|__MACOSX/|(README|LICEN[CS]E)(\.\w+)?$|(Thumbs\.db|desktop\.ini)$)", re.I)
 
+@lru_cache(maxsize=1)
+def _unpacked(path: Path, changed: int) -> dict[str, bytes]:
+    "The files in a tar archive, in one pass: an archive that is compressed as a whole cannot be read here and there."
+    with tarfile.open(path) as tar:
+        return {m.name.removeprefix("./"): tar.extractfile(m).read() for m in tar if m.isfile()}
+
+def _archive(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    "The names of the files in a zip or tar archive, and what reads one of them. Raises ValueError for another file, or a damaged one."
+    if zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        return [n for n in archive.namelist() if not n.endswith("/")], archive.read
+    try: files = _unpacked(path, path.stat().st_mtime_ns)
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, zlib.error) as e:
+        raise ValueError(f"{path} is neither a folder nor a whole zip or tar archive ({e})") from None
+    return list(files), files.__getitem__
+
 def list_pictures(
-    path: Path,  # a folder or a zip
+    path: Path,  # a folder, a zip or a tar archive
 ) -> list[str]:  # names inside it, sorted
     "Raises ValueError naming a file that is no picture, and where there is none."
-    try:
-        if path.is_file(): names = [n for n in zipfile.ZipFile(path).namelist() if not n.endswith("/")]
-        else: names = [Path(d, f).relative_to(path).as_posix() for d, _, files in os.walk(path, followlinks=True) for f in files]
-    except zipfile.BadZipFile as e: raise ValueError(f"{path} is neither a folder nor a whole zip ({e})") from None
+    if path.is_file(): names = _archive(path)[0]
+    else: names = [Path(d, f).relative_to(path).as_posix() for d, _, files in os.walk(path, followlinks=True) for f in files]
     names = sorted(n for n in names if not _PASSED_OVER.search(n))
     for n in names:
         if not n.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
@@ -449,15 +464,16 @@ def _grey(a: np.ndarray) -> bool:
     return len(a) == 1 or bool((a[0] == a[1]).all() and (a[0] == a[2]).all())
 
 def read_pictures(
-    path: Path,  # a folder or a zip
+    path: Path,  # a folder, a zip or a tar archive
     names: Sequence[str],  # of the pictures inside it
     side: int | None,  # area-resize to it; None: all must have one size
 ) -> np.ndarray:  # uint8 [N, C, H, W], C = 1 or 3
     "Raises ValueError naming a picture that cannot be used, or two that differ in size where no side is given."
-    archive, done, grey, first = zipfile.ZipFile(path) if path.is_file() else None, [], True, None
+    read = _archive(path)[1] if path.is_file() else lambda n: Path(f"{path}/{n}").read_bytes()
+    done, grey, first = [], True, None
     for n in names:
         where = f"{path}/{n}"
-        try: data = archive.read(n) if archive else Path(where).read_bytes()
+        try: data = read(n)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e: raise ValueError(f"{where} cannot be read: {e}") from None
         a = decode(data, where)
         if side is None and first is not None and a.shape[1:] != first:
@@ -508,7 +524,7 @@ def locate(name: str, root: Path | None) -> Path:
 
 @DATASETS.register("folder:PATH")
 def load_folder(name: str, root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
-    "Pictures in a folder or zip; their class folders, sorted by name, are the labels 0, 1, ..."
+    "Pictures in a folder, zip or tar archive; their class folders, sorted by name, are the labels 0, 1, ..."
     return remembered(read_folder, name, locate(name, root), side)
 
 def read_folder(name: str, path: Path, side: int | None) -> tuple[Images, Images]:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from .config import Registry, canonical, derive_seed, project_root, slug
 from .data import Images, load_images
+from .device import full_precision
 
 # %% ../nbs/02_features.ipynb #df9cc2d7
 class SmallClassifier(nn.Module):
@@ -246,4 +247,5 @@ def embed(
     "Points of `space`. Raises ValueError for an unknown space, a batch_size below 1 or a wrong file, FileNotFoundError where weights are missing."
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
         raise ValueError(f"batch_size = {batch_size!r} is out of range (allowed: at least 1, or none)")
-    return SPACES[space](images, weights=weights, device=device, batch_size=batch_size, cache=cache, **options)
+    with full_precision(device):
+        return SPACES[space](images, weights=weights, device=device, batch_size=batch_size, cache=cache, **options)

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from .config import FREE, PLUGINS, LoopConfig, Registry, derive_seed, differences, images_label, neutral_values, project_root, run_dir
 from .data import Images, check_varied, load_images
 from .denoiser import Denoiser, check_fits
+from .device import points_on, reproducible
 from .diffusion import Diverged, train
 from .features import Classifier, embed, load_classifier, probabilities, torch_threads
 from .metrics import SETS, distribution, in_each_space, measure
@@ -292,8 +293,10 @@ def environment(config: LoopConfig) -> dict:
     "What the numbers depend on besides the config: versions, the weights behind classifier space and the user's own files, if there are any."
     classifier, own = classifier_of(config), {Path(k).name: v for k, v in PLUGINS.items()}
     packages = {p: version(p) for p in ("torch", "diffusers", "numpy", "scipy", "scikit-learn")}
+    gpu = torch.device(config.device).type == "cuda"
     return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(),
                 commit=commit(), classifier=classifier.digest if classifier else None, **packages,
+                **({"gpu": torch.cuda.get_device_name(config.device)} if gpu else {}),
                 **({"processes": n} if (n := processes()[1]) > 1 else {}), **({"plugins": own} if own else {}))
 
 def record_environment(path: Path, iteration: int, config: LoopConfig):
@@ -340,6 +343,7 @@ def generate(
         mark = now, done
     return sample(model, count, sampler=config.sampler, steps=config.sample_steps, guidance=config.guidance, source=iteration,
                   seed=derive_seed(config.seed, iteration, stage), batch_size=min(config.sample_batch, config.n_train),
+                  precision=config.precision, channels_last=config.channels_last,
                   keep=path / "sampled" if config.checkpoint_steps else None, tell=tell)
 
 # %% ../nbs/10_loop.ipynb #bd0b6ca1
@@ -356,13 +360,11 @@ def fit(
 ) -> tuple[Denoiser, float]:  # the model; its loss, the mean over the last tenth of the steps
     "Train the iteration's model. Raises Diverged where the loss is not finite, or above `DIVERGED` times that of the iteration before."
     model = Denoiser.fresh(config.network, config.objective, images, derive_seed(config.seed, iteration, "init"), classes)
-    losses = []
     for state in train(model, images, config, iteration, checkpoint=path / "training.safetensors"):
-        losses.append(state.loss)
         bar.update()
-        about = f"iteration {iteration}/{config.iterations} loss {np.mean(losses[-50:]):.3f} {state.images_per_second:.0f} images/s"
+        about = f"iteration {iteration}/{config.iterations} loss {np.mean(state.losses[-50:]):.3f} {state.images_per_second:.0f} images/s"
         bar.set_postfix_str(about, refresh=False)
-    loss = float(np.mean(losses[-max(1, len(losses) // 10):]))
+    loss = float(np.mean(state.losses[-max(1, config.train_steps // 10):]))
     forked = int(config.fork_from.rpartition(":")[2]) if config.fork_from else 0  # up to there another config trained
     if iteration > forked + 1 and loss > DIVERGED * before[-1].metrics["loss"]:
         raise Diverged(f"the training of iteration {iteration} diverged: its loss is {loss:.3g}, {before[-1].metrics['loss']:.3g} in the iteration "
@@ -416,11 +418,11 @@ def run_iteration(
     model.save(path / "model", SAMPLERS[config.sampler](model))
     g.save(path / "generated.npz")
     e.save(path / "eval.npz")
-    with _timed(seconds, "select"):
+    with _timed(seconds, "select"), points_on(config.device):
         pool = pool_of(config, real, [asked(x) for x in (*(b.generated for b in before), g)], config.n_generate)
         chosen, info = choose(config, pool, real, iteration)
     save_choice(path / "selected.npz", config, pool, chosen, info)
-    with _timed(seconds, "measure"):
+    with _timed(seconds, "measure"), points_on(config.device):
         row = dict(iteration=iteration, n_train=len(d), n_generated=len(g), loss=loss, real_in_pool=real_share(config, real, before))
         first = before[0].metrics if before else None
         row |= measure(d, g[:config.n_train], e, heldout, config.spaces, unseen_images(config, d, heldout, before), config.device)
@@ -570,7 +572,7 @@ def _iterations(config: LoopConfig, path: Path, real: Images, lock: FileLock | N
                 bar.update(config.train_steps)
             else:
                 if is_main(): record_environment(path, n, config)
-                with torch_threads(config.threads):
+                with torch_threads(config.threads), reproducible(config.device):
                     run_iteration(config, n, real, heldout, done, folder.with_suffix(".partial"), bar)
                 if is_main():
                     os.replace(folder.with_suffix(".partial"), folder)

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -87,6 +86,7 @@ def what_failed(
 ) -> str:  # "" where nothing did
     "The last error in the notebook of a run that failed."
     if not (path / "failed.ipynb").exists(): return ""
+    import nbformat  # not where loops run without notebooks
     outputs = [o for c in nbformat.read(path / "failed.ipynb", 4).cells for o in c.get("outputs", []) if o.output_type == "error"]
     return f"{outputs[-1].ename}: {outputs[-1].evalue}" if outputs else STOPPED
 

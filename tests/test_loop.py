@@ -124,13 +124,13 @@ def test_killed_in_mid_training_and_continued_from_the_checkpoint(tmp_path):
 def sabotaged(monkeypatch):
     "An objective whose targets are spoiled in chosen trainings of six steps, counted from 1 over the whole run; returns calls, {training: factor}."
     calls, spoiled = [], {}
-    def objective(y, sigma_data, generator):
-        x, t, target = diffusion.edm_objective(y, sigma_data, generator)
+    def question(*about):
+        x, t, target = diffusion.edm_question(*about)
         calls.append(1)
         factor = spoiled.get((len(calls) - 1) // 6 + 1, 1)
         if isinstance(factor, BaseException) and len(calls) % 6 == 4: raise factor
         return x, t, target * (1 if isinstance(factor, BaseException) else factor)
-    monkeypatch.setitem(diffusion.OBJECTIVES, "edm", objective)
+    monkeypatch.setitem(diffusion.OBJECTIVES, "edm", diffusion.Objective(diffusion.edm_levels, question))
     return calls, spoiled
 
 

@@ -16,7 +16,7 @@ import torch
 from collapse_nb.config import load_preset
 from collapse_nb.data import Images, load_images
 from collapse_nb.denoiser import Denoiser
-from collapse_nb.diffusion import Training, backward, draw_batch, drop_labels, train
+from collapse_nb.diffusion import Training, backward, batch_of, draw, train
 
 
 def config(**change):
@@ -43,19 +43,22 @@ def digits():
 
 
 def test_a_batch_is_the_float_image_and_its_mirror(digits):
-    pixels, generator = torch.from_numpy(digits.pixels), torch.Generator()
-    y, index = draw_batch(pixels, config(batch_size=400), generator.manual_seed(0))
+    data, generator = (torch.from_numpy(digits.pixels), None), torch.Generator()
+    plain, flipped = (draw(32, digits.shape, config(batch_size=400, flip=f), generator.manual_seed(0)) for f in (False, True))
+    y, z = batch_of(data, plain)[0], batch_of(data, flipped)[0]
+    index = plain["index"]
     assert torch.equal(y, torch.from_numpy(digits.unit())[index]) and len(index.unique()) == 32  # larger than the data, drawn with replacement
-    z, again = draw_batch(pixels, config(batch_size=400, flip=True), generator.manual_seed(0))
     mirrored = ~(z == y).flatten(1).all(1)
-    assert torch.equal(index, again) and torch.equal(z[mirrored], y[mirrored].flip(3)) and 150 < mirrored.sum() < 250
+    assert torch.equal(index, flipped["index"]) and torch.equal(z[mirrored], y[mirrored].flip(3)) and 150 < mirrored.sum() < 250
 
 
 def test_labels_are_dropped_at_the_given_rate():
-    labels = torch.arange(10).repeat(1000)
-    dropped = drop_labels(labels, 10, 0.25, torch.Generator().manual_seed(0))
-    assert torch.equal(dropped[dropped != 10], labels[dropped != 10]) and (dropped == 10).float().mean().item() == pytest.approx(0.25, abs=0.02)
-    assert torch.equal(drop_labels(labels, 10, 0.0, torch.Generator()), labels)
+    data = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
+    for share in (0.25, 0.0):
+        drawn = draw(10, (1, 8, 8), config(batch_size=10_000, label_dropout=share), torch.Generator().manual_seed(0), labelled=True)
+        told = batch_of(data, drawn, null=10)[1]
+        assert torch.equal(told[told != 10], drawn["index"][told != 10])
+        assert (told == 10).float().mean().item() == pytest.approx(share, abs=0.02 * bool(share))
 
 
 def test_the_null_class_is_trained_by_dropped_labels_alone(digits):
@@ -75,10 +78,10 @@ def test_a_batch_in_parts_has_the_same_loss_and_gradient(digits, parts):
     for p in (1, parts):
         c = config(accumulate_steps=p, guidance=1)
         model = fresh(c, digits, 10)
-        training, g = Training.start(model.unet, c), torch.Generator().manual_seed(0)
-        y, index = draw_batch(torch.from_numpy(digits.pixels), c, g)
-        loss = backward(training, model, (y, torch.from_numpy(digits.labels)[index]), c, g)
-        found.append((loss, torch.cat([w.grad.flatten() for w in model.unet.parameters()])))
+        training, data = Training.start(model.unet, c), (torch.from_numpy(digits.pixels), torch.from_numpy(digits.labels))
+        drawn = draw(len(digits), digits.shape, c, torch.Generator().manual_seed(0), labelled=True)
+        loss = backward(training, model, data, drawn, c)
+        found.append((float(loss), torch.cat([w.grad.flatten() for w in model.unet.parameters()])))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)
 
