@@ -657,6 +657,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'collapse_nb.sampling._check_request': ('sampling.html#_check_request', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling._clipped_dpm_solver': ( 'sampling.html#_clipped_dpm_solver',
                                                                                     'collapse_nb/sampling.py'),
+                                      'collapse_nb.sampling._if_it_fits': ('sampling.html#_if_it_fits', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling._place': ('sampling.html#_place', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling._recorded': ('sampling.html#_recorded', 'collapse_nb/sampling.py'),
                                       'collapse_nb.sampling.ancestral': ('sampling.html#ancestral', 'collapse_nb/sampling.py'),

@@ -156,8 +156,10 @@ def sample_batch(
     return x.float()
 
 # %% ../nbs/08_sampling.ipynb #6ea3b2cc
-def _check_request(model: Denoiser, guidance: float | None, labels, n: int) -> np.ndarray | None:
-    "The labels as int64 [n], None where none were given. Raises ValueError for those that the model cannot follow."
+def _check_request(model: Denoiser, guidance: float | None, labels, n: int, **counts) -> np.ndarray | None:
+    "The labels as int64 [n], None where none were given. Raises ValueError for counts below 1, and for what the model cannot follow."
+    for name, value in dict(n=n, **counts).items():
+        if not isinstance(value, (int, np.integer)) or value < 1: raise ValueError(f"{name} = {value!r} (allowed: at least 1)")
     if model.num_classes is None:
         if guidance is not None or labels is not None:
             raise ValueError(f"guidance = {guidance!r}, labels given: {labels is not None}; this model is unconditional (allowed: neither)")
@@ -188,6 +190,13 @@ def _recorded(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return graph[0](*tensors)
     return call
 
+def _if_it_fits(model: Denoiser, scheduler, steps: int, generators: list[torch.Generator], *about) -> Tensor:
+    "`sample_batch`; what does not fit into memory says what would."
+    try: return sample_batch(model, scheduler, steps, generators, *about)
+    except torch.cuda.OutOfMemoryError:
+        raise ValueError(f"a batch of {len(generators)} images does not fit into the memory of {model.device} "
+                         f"(try sample_batch = {max(1, len(generators) // 2)})") from None
+
 def sample(
     model: Denoiser,  # a trained denoiser
     n: int,  # how many images
@@ -207,9 +216,7 @@ def sample(
     """Draw images. Raises ValueError for bad input, guidance or labels for an unconditional model, or where memory does not suffice.
 
     Under `accelerate launch` each process makes its share of the batches, and every process returns all images, in order."""
-    for name, value in dict(n=n, steps=steps, batch_size=batch_size).items():
-        if not isinstance(value, (int, np.integer)) or value < 1: raise ValueError(f"{name} = {value!r} (allowed: at least 1)")
-    labels = _check_request(model, guidance, labels, n)
+    labels = _check_request(model, guidance, labels, n, steps=steps, batch_size=batch_size)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
     join(model.device.type)
     scheduler, starts, x, done = SAMPLERS[sampler](model), range(0, n, batch_size), torch.zeros(n, *model.shape), 0
@@ -224,12 +231,8 @@ def sample(
             continue
         generators = [torch.Generator().manual_seed(derive_seed(seed, 0, "image", j)) for j in range(i, min(i + batch_size, n))]
         told = None if labels is None else torch.from_numpy(labels[i:i + batch_size]).to(model.device)
-        try:
-            call = known.setdefault(len(generators), _recorded(network))
-            x[i:i + batch_size] = sample_batch(model, scheduler, steps, generators, told, guidance, call)
-        except torch.cuda.OutOfMemoryError:
-            raise ValueError(f"a batch of {len(generators)} images does not fit into the memory of {model.device} "
-                             f"(try sample_batch = {max(1, len(generators) // 2)})") from None
+        call = known.setdefault(len(generators), _recorded(network))
+        x[i:i + batch_size] = _if_it_fits(model, scheduler, steps, generators, told, guidance, call)
         if file: write_whole(file, partial(np.save, arr=x[i:i + batch_size].numpy()))
         if tell: tell(done)
     model.unet.to(memory_format=torch.contiguous_format)

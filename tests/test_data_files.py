@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -12,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -440,6 +442,18 @@ def test_a_cut_npz_is_named(tmp_path):
     for keep in (0, 100, 2000):
         (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:keep] if keep else b"")
         with pytest.raises(ValueError, match="cut.npz cannot be read"): load_images(f"npz:{tmp_path / 'cut.npz'}")
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.xz"])
+def test_a_tar_archive_is_the_folder_in_it(tmp_path, ending):
+    for split, n in (("train", 5), ("test", 3)):
+        for i in range(n): save(tmp_path / "d" / split / "ab"[i % 2] / f"{i}.png", noise(8, 8, 3))
+    archive = shutil.make_archive(str(tmp_path / "d"), {"tar": "tar", "tar.gz": "gztar", "tar.xz": "xztar"}[ending], tmp_path, "d")
+    for part in ("train", "heldout"):
+        here, there = (load_images(f"folder:{p}", split=part) for p in (tmp_path / "d", archive))
+        assert (here.pixels == there.pixels).all() and (here.labels == there.labels).all()
+    Path(archive).write_bytes(Path(archive).read_bytes()[:700 if ending == "tar" else 90])
+    with pytest.raises(ValueError, match="d.tar"): load_images(f"folder:{archive}")
 
 
 # ---- memory
