@@ -39,7 +39,7 @@ from .loop import commit
 from .networks import find_weights
 from .sweep import collect, complete_iterations, recorded
 
-# %% ../nbs/13b_gpu.ipynb #adbb7d60
+# %% ../nbs/13b_gpu.ipynb #62ffb933
 @dataclass(frozen=True)
 class Scale:
     "What a kind of device can do in minutes."
@@ -62,7 +62,7 @@ GPU = Scale(study="gpu-cifar", preset="gpu-cifar", shapes={"UNet48": 32, "UNet32
             compared=(("UNet48", (3, 32, 32), 128), ("UNet32", (3, 32, 32), 128), ("unet-16-32", (1, 8, 8), 128),
                       ("unet-16-32-64", (3, 16, 16), 128)),
             steps=150, points=(65_536, 384), slow=(), more=("digits", "digits-regime", "ablations"), processes=4)
-CPU = Scale(study="cpu-digits", preset="demo", shapes={"unet-16-32": None}, sizes=(64, 32, 16), dose=900, crowd=1.3,
+CPU = Scale(study="cpu-digits", preset="demo", shapes={"unet-16-32": 8}, sizes=(64, 32, 16), dose=900, crowd=1.3,
             compared=(("unet-16-32", (1, 8, 8), 64),), steps=20, points=(2048, 64), slow=("compile", "peak", "fp16"), more=("smoke",), processes=2,
             change=dict(paradigm="replace", spaces="pixel", eval_samples=200))
 
