@@ -23,7 +23,7 @@ from .device import points_on, reproducible
 from .features import torch_threads
 from .loop import choose, real_images
 from .metrics import measure
-from .sampling import sample
+from .sampling import evaluations, sample
 
 # %% ../nbs/10b_cost.ipynb #08829708
 _SHAPES = dict(digits=(1, 8), fashion_mnist=(1, 28), mnist=(1, 28), cifar10=(3, 32), ffhq=(3, 32))  # channels, side
@@ -65,9 +65,9 @@ def measure_speed(
         start = time.perf_counter()
         sample(model, batch, steps=steps, **about)
         seconds = time.perf_counter() - start
-    evaluations = batch * evaluations_an_image(config, steps) / seconds
+    calls = batch * evaluations_an_image(config, steps) / seconds
     return dict(train_images_per_second=config.batch_size * (trained - warm) / (spent[-1] - spent[warm - 1]),
-                sample_images_per_second=evaluations / evaluations_an_image(config))
+                sample_images_per_second=calls / evaluations_an_image(config))
 
 # %% ../nbs/10b_cost.ipynb #58aac906
 def evaluations_an_image(
@@ -75,8 +75,7 @@ def evaluations_an_image(
     steps: int | None = None,  # None: config.sample_steps
 ) -> int:
     "How often the sampler calls the network for one image."
-    steps = steps or config.sample_steps
-    return steps - (config.sampler == "heun" and steps % 2 == 0)
+    return evaluations(config.sampler, steps or config.sample_steps)
 
 # %% ../nbs/10b_cost.ipynb #1c844dfd
 MOST = 2048  # images in the training sets that are timed

@@ -3,9 +3,9 @@ import pytest
 
 from collapse_nb.config import load_preset
 from collapse_nb.cost import activation_bytes, cost, evaluations_an_image, measure_speed, stand_in
-from collapse_nb.denoiser import build_unet
+from collapse_nb.denoiser import Denoiser, build_unet
 from collapse_nb.loop import run_loop
-from collapse_nb.sampling import SAMPLERS
+from collapse_nb.sampling import SAMPLERS, sample
 
 SMOKE = load_preset("smoke", spaces="pixel")
 
@@ -56,12 +56,12 @@ def test_activations_hold_what_the_network_must_keep():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [5, 6])
-def test_evaluations_are_those_of_the_scheduler(sampler, steps):
+def test_evaluations_are_those_of_the_sampler(sampler, steps):
     c = load_preset("smoke", sampler=sampler, sample_steps=steps)
-    from collapse_nb.denoiser import Denoiser
-    scheduler = SAMPLERS[sampler](Denoiser.fresh(c.network, c.objective, stand_in(c, 4), 0))
-    scheduler.set_timesteps(steps)
-    assert evaluations_an_image(c) == len(scheduler.timesteps)
+    model, called = Denoiser.fresh(c.network, c.objective, stand_in(c, 4), 0), []
+    model.unet.register_forward_hook(lambda *_: called.append(1))
+    sample(model, 2, sampler=sampler, steps=steps, seed=0)
+    assert evaluations_an_image(c) == len(called)
 
 
 def test_a_tiny_run_against_its_prediction(tmp_path):
