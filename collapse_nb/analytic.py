@@ -29,10 +29,18 @@ class _Exact(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, t, class_labels: Tensor | None = None):
-        sigma = noise_of_time(self.objective, torch.as_tensor(t, device=x.device)).reshape(-1, 1).expand(len(x), 1)
+        sigma = (
+            noise_of_time(self.objective, torch.as_tensor(t, device=x.device))
+            .reshape(-1, 1)
+            .expand(len(x), 1)
+        )
         c_in, c_skip, c_out = preconditioning(self.objective, sigma, self.sigma_data)
         noisy = x.flatten(1).double() / c_in
-        return SimpleNamespace(sample=((self.mean(noisy, sigma, class_labels) - c_skip * noisy) / c_out).to(x.dtype).reshape(x.shape))
+        return SimpleNamespace(
+            sample=((self.mean(noisy, sigma, class_labels) - c_skip * noisy) / c_out)
+            .to(x.dtype)
+            .reshape(x.shape)
+        )
 
 # %% ../nbs/06a_analytic.ipynb #7c195fd6
 class _Empirical(_Exact):
@@ -51,7 +59,8 @@ class _Empirical(_Exact):
 
 
 class EmpiricalDenoiser(Denoiser):
-    "The exact minimum of the training loss on `images`: every sample is one of them. Memory: 8 N C H W bytes."
+    """The exact minimum of the training loss on `images`: every sample is one of them. Memory: 8 N C H W
+    bytes."""
 
     def __init__(
         self,
@@ -60,14 +69,24 @@ class EmpiricalDenoiser(Denoiser):
         num_classes: int | None = None,  # K: it is told labels 0..K-1, and K for "no label"
     ):
         counts = None if num_classes is None else count_classes(images, num_classes)
-        if counts is not None and 0 in counts: raise ValueError(f"class {counts.index(0)} has no images (allowed: at least one each)")
-        y, labels = torch.from_numpy(images.unit()), None if counts is None else torch.from_numpy(images.labels)
-        exact = _Empirical(canonical("objective", objective), float(y.std()), y.flatten(1).double(), labels, num_classes)
-        super().__init__(exact, objective, exact.sigma_data, images.shape, images.grid, images.dataset, num_classes, counts)
+        if counts is not None and 0 in counts:
+            raise ValueError(f"class {counts.index(0)} has no images (allowed: at least one each)")
+        y, labels = (
+            torch.from_numpy(images.unit()),
+            None if counts is None else torch.from_numpy(images.labels),
+        )
+        exact = _Empirical(
+            canonical("objective", objective), float(y.std()), y.flatten(1).double(), labels, num_classes
+        )
+        super().__init__(
+            exact, objective, exact.sigma_data, images.shape, images.grid, images.dataset, num_classes, counts
+        )
 
     def save(self, folder, scheduler=None):
         "Raises ValueError: save the images."
-        raise ValueError(f"an {type(self).__name__} has no weights to save (allowed: save its images, and make it anew)")
+        raise ValueError(
+            f"an {type(self).__name__} has no weights to save (allowed: save its images, and make it anew)"
+        )
 
 # %% ../nbs/06a_analytic.ipynb #ee69324a
 class _Gaussian(_Exact):
@@ -78,7 +97,10 @@ class _Gaussian(_Exact):
         self.register_buffer("axes", axes)
 
     def mean(self, x, sigma, class_labels):
-        return self.points + ((x - self.points) @ self.axes.T * (self.variances / (self.variances + sigma**2))) @ self.axes
+        return (
+            self.points
+            + ((x - self.points) @ self.axes.T * (self.variances / (self.variances + sigma**2))) @ self.axes
+        )
 
 
 class GaussianDenoiser(Denoiser):

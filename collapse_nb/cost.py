@@ -30,7 +30,8 @@ def stand_in(
     config: LoopConfig,  # dataset, side, guidance
     n: int,  # how many
 ) -> Images:  # n images of noise, with labels 0 to 9 where the run's model is told classes
-    "Images of the size of the run's, without its files; a folder or npz is looked into for its size. Raises as `load_images` does."
+    """Images of the size of the run's, without its files; a folder or npz is looked into for its size.
+    Raises as `load_images` does."""
     labels = np.arange(n) % 10 if config.conditional else None
     known = DATASETS[config.dataset].shape
     channels, side = known or real_images(config, n=1).shape[:2]
@@ -39,14 +40,21 @@ def stand_in(
     return Images(pixels, labels, dataset=config.dataset)
 
 def _fresh(config: LoopConfig, images: Images) -> Denoiser:
-    return Denoiser.fresh(config.network, config.objective, images, derive_seed(config.seed, 1, "init"), 10 if config.conditional else None)
+    return Denoiser.fresh(
+        config.network,
+        config.objective,
+        images,
+        derive_seed(config.seed, 1, "init"),
+        10 if config.conditional else None,
+    )
 
 # %% ../nbs/10b_cost.ipynb #42c9c223
 def measure_speed(
     config: LoopConfig,  # what is to be run, on its device
     steps: int = 20,  # optimizer steps, and network evaluations an image: more are more exact
 ) -> dict[str, float]:  # train_images_per_second, sample_images_per_second: arguments of `cost`
-    "Train and sample with stand-in images. Raises ValueError for fewer than 4 steps, or where memory does not suffice."
+    """Train and sample with stand-in images. Raises ValueError for fewer than 4 steps, or where memory
+    does not suffice."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 4:
         raise ValueError(f"steps = {steps!r} is out of range (allowed: a whole number, at least 4)")
     images, batch = stand_in(config, 256), min(config.sample_batch, config.n_train)
@@ -92,13 +100,21 @@ def _seconds(work, *about, **more) -> float:
 def _time_rest(config: LoopConfig, n: int) -> dict[str, float]:
     "Seconds of one selection and one measurement with training sets of n images."
     small = replace(config, n_train=n, fresh=0.0)
-    offered = small.n_generate + (small.n_train if config.paradigm == "accumulate" else 0)  # the pool of iteration 1
+    # the pool of iteration 1
+    offered = small.n_generate + (small.n_train if config.paradigm == "accumulate" else 0)
     pool, real = _likely(small, offered), _likely(small, n)
     try: heldout = real_images(config, split="heldout")
     except FileNotFoundError: heldout = stand_in(config, 10_000)
-    sets = _likely(small, small.n_next), _likely(small, n), _likely(small, config.eval_samples), heldout, heldout[:n]
+    sets = (
+        _likely(small, small.n_next),
+        _likely(small, n),
+        _likely(small, config.eval_samples),
+        heldout,
+        heldout[:n],
+    )
     found = dict(select_seconds=_seconds(choose, small, pool, real, 1))
-    measure(*sets[:4], config.spaces, sets[4], config.device)  # what depends on the held-out images alone is computed once a run
+    # what depends on the held-out images alone is computed once a run
+    measure(*sets[:4], config.spaces, sets[4], config.device)
     return found | dict(measure_seconds=_seconds(measure, *sets[:4], config.spaces, sets[4], config.device))
 
 def measure_rest(
@@ -128,7 +144,9 @@ def _saved_bytes(config: LoopConfig, images: Images) -> int:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
     data = torch.from_numpy(images.pixels), None if images.labels is None else torch.from_numpy(images.labels)
-    drawn = draw(len(images), images.shape, small, torch.Generator().manual_seed(0), images.labels is not None)
+    drawn = draw(
+        len(images), images.shape, small, torch.Generator().manual_seed(0), images.labels is not None
+    )
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backward(training, model, data, drawn, small)
     return sum(size for pointer, size in storages.items() if pointer not in weights)
@@ -168,19 +186,32 @@ class Cost:
 def gpu_rows(config: LoopConfig, parameters: int, image_bytes: int) -> list[tuple[str, str, float]]:
     "Quantity, arithmetic and bytes of everything that lies on the device while a network is trained."
     part, (each, fixed) = math.ceil(config.batch_size / config.accumulate_steps), activation_bytes(config)
-    rows = [("weights", f"{parameters:,} parameters * 4 bytes", 4 * parameters), ("gradients", "as many", 4 * parameters),
-            ("AdamW's moments", "2 * as many", 8 * parameters)]
+    rows = [
+        ("weights", f"{parameters:,} parameters * 4 bytes", 4 * parameters),
+        ("gradients", "as many", 4 * parameters),
+        ("AdamW's moments", "2 * as many", 8 * parameters),
+    ]
     if config.ema_decay: rows.append(("moving average", "as many", 4 * parameters))
-    return [*rows, ("activations", f"{part} images * {each:,} bytes + {fixed:,}, counted", part * each + fixed),
-            ("training set", f"{config.n_train:,} images * {image_bytes:,} bytes", config.n_train * image_bytes)]
+    return [
+        *rows,
+        ("activations", f"{part} images * {each:,} bytes + {fixed:,}, counted", part * each + fixed),
+        ("training set", f"{config.n_train:,} images * {image_bytes:,} bytes", config.n_train * image_bytes),
+    ]
 
 def disk_rows(config: LoopConfig, parameters: int, image_bytes: int) -> list[tuple[str, str, float]]:
-    "Quantity, arithmetic and bytes of what an iteration leaves; the images uncompressed, which is an upper bound."
+    """Quantity, arithmetic and bytes of what an iteration leaves; the images uncompressed, which is an
+    upper bound."""
     about = image_bytes + 8 + 8 * config.conditional  # source and label, int64
-    return [("model", f"{parameters:,} parameters * 4 bytes", 4 * parameters),
-            ("generated images", f"at most {config.n_generate:,} * {about:,} bytes", config.n_generate * about),
-            ("samples to measure with", f"at most {config.eval_samples:,} * {about:,} bytes", config.eval_samples * about),
-            ("selection", f"at most {config.n_train:,} * (4 * 8 + 32) bytes", 64 * config.n_train)]
+    return [
+        ("model", f"{parameters:,} parameters * 4 bytes", 4 * parameters),
+        ("generated images", f"at most {config.n_generate:,} * {about:,} bytes", config.n_generate * about),
+        (
+            "samples to measure with",
+            f"at most {config.eval_samples:,} * {about:,} bytes",
+            config.eval_samples * about,
+        ),
+        ("selection", f"at most {config.n_train:,} * (4 * 8 + 32) bytes", 64 * config.n_train),
+    ]
 
 # %% ../nbs/10b_cost.ipynb #9930f06b
 def cost(
@@ -191,14 +222,22 @@ def cost(
     select_seconds: float = 0.0,  # of an iteration; 0 leaves selection out
     measure_seconds: float = 0.0,  # of an iteration; 0 leaves the metrics out
 ) -> Cost:
-    "Hours, memory and disk of a run. Raises ValueError for a speed that is not positive, ValueError and FileNotFoundError as `stand_in`."
-    speeds = dict(train_images_per_second=train_images_per_second, sample_images_per_second=sample_images_per_second)
+    """Hours, memory and disk of a run. Raises ValueError for a speed that is not positive, ValueError and
+    FileNotFoundError as `stand_in`."""
+    speeds = dict(
+        train_images_per_second=train_images_per_second, sample_images_per_second=sample_images_per_second
+    )
     for name, v in speeds.items():
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf: raise ValueError(f"{name} = {v!r} (allowed: more than 0)")
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf:
+            raise ValueError(f"{name} = {v!r} (allowed: more than 0)")
     for name, v in dict(select_seconds=select_seconds, measure_seconds=measure_seconds).items():
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < math.inf: raise ValueError(f"{name} = {v!r} (allowed: at least 0)")
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < math.inf:
+            raise ValueError(f"{name} = {v!r} (allowed: at least 0)")
     images = stand_in(config, 10)
-    parameters, image_bytes = sum(w.numel() for w in _fresh(config, images).unet.parameters()), math.prod(images.shape)
+    parameters, image_bytes = (
+        sum(w.numel() for w in _fresh(config, images).unet.parameters()),
+        math.prod(images.shape),
+    )
     seen, n = config.train_steps * config.batch_size, config.iterations
     drawn = config.n_generate + config.eval_samples
     train_hours, sample_hours = seen / train_images_per_second / 3600, drawn / sample_images_per_second / 3600
@@ -206,12 +245,37 @@ def cost(
     gpu, disk = gpu_rows(config, parameters, image_bytes), disk_rows(config, parameters, image_bytes)
     gpu_bytes, disk_bytes = sum(r[2] for r in gpu), n * sum(r[2] for r in disk)
     at = [f"{v:,.4g} a second / 3600" for v in speeds.values()]
-    rows = [("training", f"{config.train_steps:,} steps * {config.batch_size} images / {at[0]}", train_hours, "hours"),
-            ("sampling", f"({config.n_generate:,} + {config.eval_samples:,}) images / {at[1]}", sample_hours, "hours"),
-            ("selection and metrics", f"({select_seconds:,.3g} + {measure_seconds:,.3g}) seconds / 3600", rest_hours, "hours"),
-            ("the run", f"{n} iterations * ({train_hours:.3g} + {sample_hours:.3g} + {rest_hours:.3g})",
-             n * (train_hours + sample_hours + rest_hours), "hours")]
-    rows += [(q, a, b / 2**20, "MiB") for q, a, b in gpu] + [("device, at least", "their sum", gpu_bytes / 2**20, "MiB")]
-    rows += [(q, a, b / 2**20, "MiB") for q, a, b in disk] + [("disk", f"{n} iterations * their sum", disk_bytes / 2**20, "MiB")]
+    rows = [
+        (
+            "training",
+            f"{config.train_steps:,} steps * {config.batch_size} images / {at[0]}",
+            train_hours,
+            "hours",
+        ),
+        (
+            "sampling",
+            f"({config.n_generate:,} + {config.eval_samples:,}) images / {at[1]}",
+            sample_hours,
+            "hours",
+        ),
+        (
+            "selection and metrics",
+            f"({select_seconds:,.3g} + {measure_seconds:,.3g}) seconds / 3600",
+            rest_hours,
+            "hours",
+        ),
+        (
+            "the run",
+            f"{n} iterations * ({train_hours:.3g} + {sample_hours:.3g} + {rest_hours:.3g})",
+            n * (train_hours + sample_hours + rest_hours),
+            "hours",
+        ),
+    ]
+    rows += [(q, a, b / 2**20, "MiB") for q, a, b in gpu] + [
+        ("device, at least", "their sum", gpu_bytes / 2**20, "MiB")
+    ]
+    rows += [(q, a, b / 2**20, "MiB") for q, a, b in disk] + [
+        ("disk", f"{n} iterations * their sum", disk_bytes / 2**20, "MiB")
+    ]
     return Cost(parameters, train_hours, sample_hours, rest_hours, n, gpu_bytes, disk_bytes,
                 pd.DataFrame(rows, columns=["quantity", "arithmetic", "value", "unit"]))

@@ -23,11 +23,12 @@ __all__ = ['NETWORKS', 'import_diffusers', 'check_fits', 'build_unet', 'linear_a
 
 # %% ../nbs/06_denoiser.ipynb #2eb04711
 def import_diffusers():
-    "The diffusers package, without the notice that its progress bars print where notebook widgets are missing."
+    """The diffusers package, without the notice that its progress bars print where notebook widgets are
+    missing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
         import diffusers
-        from diffusers import UNet2DModel  # noqa: F401  (diffusers loads lazily: load the model code here, too)
+        from diffusers import UNet2DModel  # noqa: F401  (it loads lazily: load the model code, too)
     return diffusers
 
 # %% ../nbs/06_denoiser.ipynb #05735156
@@ -45,8 +46,14 @@ def _paper(width: int) -> dict:
                 up_block_types=("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4)
 
 NETWORKS: dict[str, dict] = Registry("network")
-NETWORKS.update({"unet-16-32": _plain(16, 32), "unet-32-64": _plain(32, 64), "unet-16-32-64": _plain(16, 32, 64),
-                 **{f"UNet{w}": _paper(w) for w in (32, 48, 64, 128)}})
+NETWORKS.update(
+    {
+        "unet-16-32": _plain(16, 32),
+        "unet-32-64": _plain(32, 64),
+        "unet-16-32-64": _plain(16, 32, 64),
+        **{f"UNet{w}": _paper(w) for w in (32, 48, 64, 128)},
+    }
+)
 
 # %% ../nbs/06_denoiser.ipynb #e8e78960
 def check_fits(
@@ -56,7 +63,10 @@ def check_fits(
     "Raises ValueError for images whose side the network cannot halve often enough."
     factor = 2 ** (len(NETWORKS[canonical("network", network)]["block_out_channels"]) - 1)
     if shape[1] != shape[2] or shape[1] % factor:
-        raise ValueError(f"images of {shape[1]}x{shape[2]} do not fit {network} (allowed: square, side divisible by {factor})")
+        raise ValueError(
+            f"images of {shape[1]}x{shape[2]} do not fit {network} (allowed: square, side divisible by "
+            f"{factor})"
+        )
 
 # %% ../nbs/06_denoiser.ipynb #999ce1d1
 def build_unet(
@@ -70,7 +80,9 @@ def build_unet(
     classes = {} if num_classes is None else {"num_class_embeds": num_classes + 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return import_diffusers().UNet2DModel(sample_size=shape[1], in_channels=shape[0], out_channels=shape[0], **NETWORKS[network], **classes)
+        return import_diffusers().UNet2DModel(
+            sample_size=shape[1], in_channels=shape[0], out_channels=shape[0], **NETWORKS[network], **classes
+        )
 
 # %% ../nbs/06_denoiser.ipynb #bbc2f828
 def linear_alpha_bar(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
@@ -93,16 +105,21 @@ def _ddpm_log_sigmas() -> np.ndarray:
     return np.log((1 - a) / a) / 2
 
 def time_of_noise(objective: str, sigma: Tensor) -> Tensor:
-    "What the network is told at noise level `sigma`: float64, shaped as sigma; for ddpm between two steps where sigma is."
+    """What the network is told at noise level `sigma`: float64, shaped as sigma; for ddpm between two
+    steps where sigma is."""
     log = sigma.detach().double().log()
     if objective == "edm": return log / 4
-    return torch.as_tensor(np.interp(log.cpu().numpy(), _ddpm_log_sigmas(), np.arange(1000.0))).to(sigma.device)
+    return torch.as_tensor(np.interp(log.cpu().numpy(), _ddpm_log_sigmas(), np.arange(1000.0))).to(
+        sigma.device
+    )
 
 def noise_of_time(objective: str, t: Tensor) -> Tensor:
     "The noise level that the network is told as `t`, the inverse of `time_of_noise`: float64, shaped as t."
     t = t.detach().double()
     if objective == "edm": return (4 * t).exp()
-    return torch.as_tensor(np.exp(np.interp(t.cpu().numpy(), np.arange(1000.0), _ddpm_log_sigmas()))).to(t.device)
+    return torch.as_tensor(np.exp(np.interp(t.cpu().numpy(), np.arange(1000.0), _ddpm_log_sigmas()))).to(
+        t.device
+    )
 
 # %% ../nbs/06_denoiser.ipynb #cac5d59c
 @dataclass
@@ -118,11 +135,22 @@ class Denoiser:
     class_counts: tuple[int, ...] | None = None  # training images of each class
 
     @staticmethod
-    def fresh(network: str, objective: str, images: Images, seed: int, num_classes: int | None = None) -> Denoiser:
-        "An untrained denoiser for images like these, conditional on their labels where `num_classes` is given. Raises ValueError for wrong labels."
+    def fresh(
+        network: str, objective: str, images: Images, seed: int, num_classes: int | None = None
+    ) -> Denoiser:
+        """An untrained denoiser for images like these, conditional on their labels where `num_classes` is
+        given. Raises ValueError for wrong labels."""
         unet = build_unet(network, images.shape, seed, num_classes)
-        return Denoiser(unet, canonical("objective", objective), round(float(images.unit().std()), 4), images.shape, images.grid, images.dataset,
-                        num_classes, None if num_classes is None else count_classes(images, num_classes))
+        return Denoiser(
+            unet,
+            canonical("objective", objective),
+            round(float(images.unit().std()), 4),
+            images.shape,
+            images.grid,
+            images.dataset,
+            num_classes,
+            None if num_classes is None else count_classes(images, num_classes),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -130,17 +158,21 @@ class Denoiser:
         return next(self.unet.parameters()).device
 
     def save(self, folder: str | Path, scheduler=None):
-        "Write unet/ (diffusers), denoiser.json, and scheduler/ where one is given; model_index.json where a DDPMPipeline can use both."
+        """Write unet/ (diffusers), denoiser.json, and scheduler/ where one is given; model_index.json
+        where a DDPMPipeline can use both."""
         folder = Path(folder)
         self.unet.save_pretrained(folder / "unet")
         if scheduler is not None: scheduler.save_pretrained(folder / "scheduler")
         if scheduler is not None and (index := _pipeline_index(self, scheduler)):
             (folder / "model_index.json").write_text(json.dumps(index, indent=1))
-        (folder / "denoiser.json").write_text(json.dumps({f.name: getattr(self, f.name) for f in fields(self) if f.name != "unet"}, indent=1))
+        (folder / "denoiser.json").write_text(
+            json.dumps({f.name: getattr(self, f.name) for f in fields(self) if f.name != "unet"}, indent=1)
+        )
 
     @staticmethod
     def load(folder: str | Path, device: str = "cpu") -> Denoiser:
-        "Read what `save` wrote. Raises FileNotFoundError naming a file that is missing, ValueError one that is broken or does not fit the others."
+        """Read what `save` wrote. Raises FileNotFoundError naming a file that is missing, ValueError one
+        that is broken or does not fit the others."""
         folder = Path(folder)
         if not (folder / "denoiser.json").is_file():
             raise FileNotFoundError(f"{folder} holds no denoiser (expected denoiser.json and unet/)")
@@ -157,16 +189,22 @@ def count_classes(
 ) -> tuple[int, ...]:  # images of each class 0..K-1
     "Raises ValueError for images without labels, or with one outside 0..K-1."
     if images.labels is None:
-        raise ValueError("the images have no labels (allowed: labelled images, or a model without classes: guidance = none)")
+        raise ValueError(
+            "the images have no labels (allowed: labelled images, or a model without classes: guidance = "
+            "none)"
+        )
     if (wrong := (images.labels < 0) | (images.labels >= num_classes)).any():
         i = int(wrong.argmax())
-        raise ValueError(f"label {images.labels[i]} of image {i} is outside the classes (allowed: 0 to {num_classes - 1})")
+        raise ValueError(
+            f"label {images.labels[i]} of image {i} is outside the classes (allowed: 0 to {num_classes - 1})"
+        )
     return tuple(np.bincount(images.labels, minlength=num_classes).tolist())
 
 # %% ../nbs/06_denoiser.ipynb #87ffcb70
 def _pipeline_index(model: Denoiser, scheduler) -> dict | None:
     "diffusers' model_index.json; None for what DDPMPipeline cannot do: scaled inputs, labels."
-    if model.objective != "ddpm" or model.num_classes is not None or scheduler.init_noise_sigma != 1: return None
+    if model.objective != "ddpm" or model.num_classes is not None or scheduler.init_noise_sigma != 1:
+        return None
     return {"_class_name": "DDPMPipeline", "_diffusers_version": import_diffusers().__version__,
             "scheduler": ["diffusers", type(scheduler).__name__], "unet": ["diffusers", "UNet2DModel"]}
 
@@ -183,16 +221,29 @@ def _load_unet(folder: Path, about: dict):
     config, weights = _read_json(folder / "config.json"), folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file(): raise FileNotFoundError(f"{weights} is missing")
     embeds, classes = config.get("num_class_embeds"), about.get("num_classes")
-    found = [config.get("in_channels"), config.get("sample_size"), config.get("sample_size"), None if embeds is None else embeds - 1]
+    found = [
+        config.get("in_channels"),
+        config.get("sample_size"),
+        config.get("sample_size"),
+        None if embeds is None else embeds - 1,
+    ]
     if found != [*about["shape"], classes]:
-        raise ValueError(f"{folder / 'config.json'} is of a network for (C, H, W, classes) = {found}, denoiser.json for {[*about['shape'], classes]}")
-    with torch.random.fork_rng(devices=[]):  # initial weights, all replaced, must not move the caller's random numbers
+        raise ValueError(
+            f"{folder / 'config.json'} is of a network for (C, H, W, classes) = {found}, denoiser.json for "
+            f"{[*about['shape'], classes]}"
+        )
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # initial weights, all replaced, must not move the caller's random numbers
         unet = import_diffusers().UNet2DModel.from_config(config)
     try: tensors = load_file(weights)
     except (SafetensorError, OSError) as e: raise ValueError(f"{weights} is broken: {e}") from None
     mine = unet.state_dict()
     for name in sorted(mine.keys() | tensors.keys()):
         have, want = (list(t[name].shape) if name in t else None for t in (tensors, mine))
-        if have != want: raise ValueError(f"{weights} is of another network: {name} has shape {have} there, {want} by its config.json")
+        if have != want:
+            raise ValueError(
+                f"{weights} is of another network: {name} has shape {have} there, {want} by its config.json"
+            )
     unet.load_state_dict(tensors)
     return unet

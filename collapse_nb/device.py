@@ -25,10 +25,14 @@ def reproducible(
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and we read nothing that we have not written
+    # costs time, and we read nothing that we have not written
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
@@ -40,7 +44,8 @@ def reproducible(
 def full_precision(
     device: torch.device | str,
 ) -> Iterator[None]:
-    "Inside, products and convolutions have the precision of their inputs, whatever the caller has allowed (TF32, bfloat16, autocast)."
+    """Inside, products and convolutions have the precision of their inputs, whatever the caller has
+    allowed (TF32, bfloat16, autocast)."""
     device = torch.device(device)
     before, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
@@ -69,7 +74,8 @@ def recorded(
     function: Callable[..., Tensor],  # of tensors of fixed shapes; it must not look at their values
     *examples: Tensor,  # such tensors, on the device
 ) -> Callable[..., Tensor]:  # the same, faster on a GPU; its result is overwritten by the next call
-    "Record a function's kernels as a CUDA graph, after three runs that warm it up. What it leaves in other tensors, it leaves there at each call."
+    """Record a function's kernels as a CUDA graph, after three runs that warm it up. What it leaves in
+    other tensors, it leaves there at each call."""
     device = examples[0].device
     if device.type != "cuda":
         return function

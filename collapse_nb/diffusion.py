@@ -33,8 +33,10 @@ from .parallel import add_up, agree, is_main, join, processes, share
 @dataclass(frozen=True)
 class Objective:
     "What a network is asked for."
-    levels: Callable[[int, torch.Generator], Tensor]  # (B, generator) -> the noise levels of a batch, drawn on the CPU
-    question: Callable[..., tuple[Tensor, Tensor, Tensor]]  # (y, noise, levels, sigma_data) -> network input, what it is told, target
+    # (B, generator) -> the noise levels of a batch, drawn on the CPU
+    levels: Callable[[int, torch.Generator], Tensor]
+    # (y, noise, levels, sigma_data) -> network input, what it is told, target
+    question: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
     def __call__(
         self,
@@ -97,7 +99,7 @@ def draw(
     config: LoopConfig,  # batch_size B, flip, objective, label_dropout
     generator: torch.Generator,  # on the CPU
     labelled: bool = False,  # the network is told classes
-) -> dict[str, Tensor]:  # index int64 [B], level [B, ...], noise float32 [B, C, H, W]; mirrored, dropped bool [B] where they are needed
+) -> dict[str, Tensor]:  # index int64 [B], level [B, ...], noise [B, C, H, W]; mirrored, dropped bool [B]
     "All that is random in one step."
     drawn = dict(index=torch.randint(n, (config.batch_size,), generator=generator))
     if config.flip:
@@ -138,7 +140,8 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 # %% ../nbs/07_diffusion.ipynb #58d3da9e
-PRECISIONS: dict[str, torch.dtype] = Registry("precision")  # of the network's arithmetic; weights, loss and averages stay float32
+# of the network's arithmetic; weights, loss and averages stay float32
+PRECISIONS: dict[str, torch.dtype] = Registry("precision")
 PRECISIONS.update(float32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 @dataclass
@@ -151,7 +154,8 @@ class Training:
     average: list[Tensor] | None  # the exponential moving average of the weights
     losses: list[float] = field(default_factory=list)  # one a step done, known here
     waiting: list[Tensor] = field(default_factory=list)  # losses of the latest steps, still on the device
-    gradients: Callable | None = None  # the step's forward and backward pass, recorded where it is run on a GPU
+    # the step's forward and backward pass, recorded where it is run on a GPU
+    gradients: Callable | None = None
     seconds: float = 0.0  # spent on them
 
     @property
@@ -163,7 +167,9 @@ class Training:
     def start(unet: nn.Module, config: LoopConfig) -> "Training":
         "Before the first step, on the config's device."
         device = torch.device(config.device)
-        unet = unet.to(device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format).train()
+        unet = unet.to(
+            device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format
+        ).train()
         weights = list(unet.parameters())
         optimizer = torch.optim.AdamW(weights, config.learning_rate, (config.beta1, config.beta2),
                                       weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda"))
@@ -173,7 +179,8 @@ class Training:
 
 # %% ../nbs/07_diffusion.ipynb #33a6d9c5
 def _average(average: list[Tensor], weights: list[Tensor], decay: float, step: int):
-    "One step of the exponential moving average; the decay starts small, so that the first weights are forgotten."
+    """One step of the exponential moving average; the decay starts small, so that the first weights are
+    forgotten."""
     with torch.no_grad():
         torch._foreach_lerp_(average, weights, 1 - min(decay, (step + 1) / (step + 10)))
 
@@ -194,8 +201,12 @@ def backward(
     for part in torch.arange(len(y))[share(len(y))].tensor_split(config.accumulate_steps):
         if not len(part): continue
         i = slice(int(part[0]), int(part[-1]) + 1)
-        with torch.autocast(y.device.type, PRECISIONS[config.precision], enabled=config.precision != "float32"):
-            out = training.network(x[i].contiguous(memory_format=format), t[i], *(() if labels is None else (labels[i],))).sample
+        with torch.autocast(
+            y.device.type, PRECISIONS[config.precision], enabled=config.precision != "float32"
+        ):
+            out = training.network(
+                x[i].contiguous(memory_format=format), t[i], *(() if labels is None else (labels[i],))
+            ).sample
         loss = F.mse_loss(out.float(), target[i])
         if len(part) < len(y): loss = loss * (len(part) / len(y))
         training.scaler.scale(loss).backward()
@@ -231,7 +242,10 @@ def fetch_losses(training: Training, config: LoopConfig):
     if not training.waiting: return
     for loss in torch.stack(training.waiting).tolist():
         if not math.isfinite(loss):
-            raise Diverged(f"the loss of step {len(training.losses) + 1} is {loss} (learning_rate = {config.learning_rate}: try a smaller one)")
+            raise Diverged(
+                f"the loss of step {len(training.losses) + 1} is {loss} (learning_rate = "
+                f"{config.learning_rate}: try a smaller one)"
+            )
         training.losses.append(loss)
     training.waiting.clear()
 
@@ -240,14 +254,25 @@ def _out_of_memory(config: LoopConfig) -> ValueError:
     part = -(-config.batch_size // (config.accumulate_steps * processes()[1]))
     advice = "a single image is too much: try a smaller network"
     if part > 1:
-        advice = f"try accumulate_steps = {2 * config.accumulate_steps}, parts of {-(-part // 2)}, or batch_size = {config.batch_size // 2}"
-    return ValueError(f"batch_size = {config.batch_size} in parts of {part} does not fit into the memory of {config.device} ({advice})")
+        parts = f"accumulate_steps = {2 * config.accumulate_steps}, parts of {-(-part // 2)}"
+        advice = f"try {parts}, or batch_size = {config.batch_size // 2}"
+    return ValueError(
+        f"batch_size = {config.batch_size} in parts of {part} does not fit into the memory of "
+        f"{config.device} ({advice})"
+    )
 
 class Diverged(ValueError):
     "The loss is not a finite number, or far above that of the iteration before."
 
-def train_step(training: Training, model: Denoiser, data: tuple[Tensor, Tensor | None], config: LoopConfig, iteration: int):
-    "One optimizer step on (pixels, labels); its loss waits to be fetched. Raises ValueError where memory does not suffice."
+def train_step(
+    training: Training,
+    model: Denoiser,
+    data: tuple[Tensor, Tensor | None],
+    config: LoopConfig,
+    iteration: int,
+):
+    """One optimizer step on (pixels, labels); its loss waits to be fetched. Raises ValueError where memory
+    does not suffice."""
     step, weights = training.done, list(training.unet.parameters())
     generator = torch.Generator().manual_seed(derive_seed(config.seed, iteration, "train", step))
     drawn = draw(len(data[0]), model.shape, config, generator, data[1] is not None)
@@ -276,8 +301,16 @@ def _tensors(training: Training) -> dict[str, Tensor]:
     tensors = {}
     for i, (name, w) in enumerate(training.unet.named_parameters()):
         s, fused = training.optimizer.state[w], training.optimizer.defaults["fused"]
-        if not s: s |= dict(step=torch.zeros((), device=w.device if fused else "cpu"), exp_avg=torch.zeros_like(w), exp_avg_sq=torch.zeros_like(w))
-        tensors |= {f"weight.{name}": w.detach(), **{f"{k}.{name}": s[k] for k in ("step", "exp_avg", "exp_avg_sq")}}
+        if not s:
+            s |= dict(
+                step=torch.zeros((), device=w.device if fused else "cpu"),
+                exp_avg=torch.zeros_like(w),
+                exp_avg_sq=torch.zeros_like(w),
+            )
+        tensors |= {
+            f"weight.{name}": w.detach(),
+            **{f"{k}.{name}": s[k] for k in ("step", "exp_avg", "exp_avg_sq")},
+        }
         if training.average: tensors[f"average.{name}"] = training.average[i]
     return tensors
 
@@ -289,23 +322,38 @@ def save_checkpoint(
 ):
     "Write a training's state, whole or not at all."
     from safetensors.torch import save_file
-    about = dict(fingerprint=fingerprint, losses=training.losses, seconds=training.seconds, scaler=training.scaler.state_dict())
+    about = dict(
+        fingerprint=fingerprint,
+        losses=training.losses,
+        seconds=training.seconds,
+        scaler=training.scaler.state_dict(),
+    )
     part = path.with_name(path.name + ".part")
-    save_file({k: v.cpu().contiguous() for k, v in _tensors(training).items()}, part, {"about": json.dumps(about)})
+    save_file(
+        {k: v.cpu().contiguous() for k, v in _tensors(training).items()}, part, {"about": json.dumps(about)}
+    )
     os.replace(part, path)
 
 
 def load_checkpoint(path: Path, training: Training, fingerprint: str):
-    "Put back what `save_checkpoint` wrote. Raises ValueError naming the file where it is broken, or belongs to another training."
+    """Put back what `save_checkpoint` wrote. Raises ValueError naming the file where it is broken, or
+    belongs to another training."""
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, "pt") as f:
             about, kept = json.loads(f.metadata()["about"]), {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as e:
-        raise ValueError(f"{path} is no checkpoint: {e} (allowed: what training wrote; delete it to start anew)") from None
+        raise ValueError(
+            f"{path} is no checkpoint: {e} (allowed: what training wrote; delete it to start anew)"
+        ) from None
     here = _tensors(training)
-    if about["fingerprint"] != fingerprint or {k: v.shape for k, v in kept.items()} != {k: v.shape for k, v in here.items()}:
-        raise ValueError(f"{path} belongs to another training (allowed: the same config, iteration and training set; delete it to start anew)")
+    if about["fingerprint"] != fingerprint or {k: v.shape for k, v in kept.items()} != {
+        k: v.shape for k, v in here.items()
+    }:
+        raise ValueError(
+            f"{path} belongs to another training (allowed: the same config, iteration and training set; "
+            f"delete it to start anew)"
+        )
     with torch.no_grad():
         for k, v in here.items(): v.copy_(kept[k])
     training.scaler.load_state_dict(about["scaler"])
@@ -315,10 +363,14 @@ def load_checkpoint(path: Path, training: Training, fingerprint: str):
 def _check_training_set(model: Denoiser, images: Images, config: LoopConfig, iteration: int):
     "Raises ValueError for images that the model cannot learn from, or more processes than images in a batch."
     if config.batch_size < (count := processes()[1]):
-        raise ValueError(f"batch_size = {config.batch_size} with {count} processes (allowed: at least one image a process)")
+        raise ValueError(
+            f"batch_size = {config.batch_size} with {count} processes (allowed: at least one image a process)"
+        )
     check_varied(images, f"training set of iteration {iteration}")
     if images.shape != tuple(model.shape):
-        raise ValueError(f"images of shape {list(images.shape)} for a model of {list(model.shape)} (allowed: the same)")
+        raise ValueError(
+            f"images of shape {list(images.shape)} for a model of {list(model.shape)} (allowed: the same)"
+        )
     if model.num_classes is not None: count_classes(images, model.num_classes)
 
 # %% ../nbs/07_diffusion.ipynb #d675158c
@@ -328,17 +380,25 @@ def train(
     config: LoopConfig,  # objective, optimizer and device
     iteration: int,  # n: with config.seed it determines every batch
     *,
-    checkpoint: Path | None = None,  # a file to write every config.checkpoint_steps steps and at the end, and to continue from where it exists
+    # a file to write every config.checkpoint_steps steps and at the end, and to continue from where it exists
+    checkpoint: Path | None = None,
 ) -> Iterator[TrainState]:  # one state a step
-    """Train on `images`; run the iterator to its end. A batch is drawn with replacement and may be larger than the data.
-    Under `accelerate launch` every process runs this with the same arguments and ends with the same weights; the first writes checkpoints.
+    """Train on `images`; run the iterator to its end. A batch is drawn with replacement and may be larger
+    than the data.
+    Under `accelerate launch` every process runs this with the same arguments and ends with the same weights;
+    the first writes checkpoints.
 
-    Raises ValueError where all images are equal, or of another shape or class than the model's, Diverged, a ValueError, where the loss is not finite,
-    ValueError where memory does not suffice, or the checkpoint is broken or another training's. The checkpoint is left for the caller to remove."""
+    Raises ValueError where all images are equal, or of another shape or class than the model's, Diverged, a
+    ValueError, where the loss is not finite,
+    ValueError where memory does not suffice, or the checkpoint is broken or another training's. The
+    checkpoint is left for the caller to remove."""
     _check_training_set(model, images, config, iteration)
     join(config.device)
     training, device = Training.start(model.unet, config), torch.device(config.device)
-    data = (torch.from_numpy(images.pixels).to(device), None if model.num_classes is None else torch.from_numpy(images.labels).to(device))
+    data = (
+        torch.from_numpy(images.pixels).to(device),
+        None if model.num_classes is None else torch.from_numpy(images.labels).to(device),
+    )
     mark = _fingerprint(config, iteration, images) if checkpoint or processes()[1] > 1 else ""
     if checkpoint and checkpoint.exists(): load_checkpoint(checkpoint, training, mark)
     agree("training set, config or checkpoint", f"{mark}/{training.done}", device)
@@ -346,12 +406,23 @@ def train(
         if step > training.done:
             start = time.perf_counter()
             train_step(training, model, data, config, iteration)
-            keep = checkpoint and config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == config.train_steps)
-            if keep or step % fetch_every(device) == 0 or step in (1, config.train_steps): fetch_losses(training, config)
+            keep = (
+                checkpoint
+                and config.checkpoint_steps
+                and (step % config.checkpoint_steps == 0 or step == config.train_steps)
+            )
+            if keep or step % fetch_every(device) == 0 or step in (1, config.train_steps):
+                fetch_losses(training, config)
             training.seconds += time.perf_counter() - start
             if keep and is_main(): save_checkpoint(checkpoint, training, mark)
         loss = training.losses[min(step, len(training.losses)) - 1]
-        yield TrainState(step, config.train_steps, loss, config.batch_size * training.done / training.seconds, training.losses)
+        yield TrainState(
+            step,
+            config.train_steps,
+            loss,
+            config.batch_size * training.done / training.seconds,
+            training.losses,
+        )
     training.gradients = None  # a graph holds its memory
     training.optimizer.zero_grad()
     if training.average:

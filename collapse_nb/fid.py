@@ -32,7 +32,8 @@ def fid(
     mode: str = "clean",  # clean-fid's "clean", "legacy_pytorch" or "legacy_tensorflow"
     **options,  # of `embed`: weights, device, batch_size, num_workers, cache
 ) -> float:  # in squared units of Inception's features; biased upwards for small N
-    "Frechet Inception distance (arXiv 1706.08500) in clean-fid's mode (arXiv 2104.11222). Raises as `embed` does, ValueError below two images."
+    """Frechet Inception distance (arXiv 1706.08500) in clean-fid's mode (arXiv 2104.11222). Raises as
+    `embed` does, ValueError below two images."""
     sets = as_images(generated, "generated"), as_images(reference, "reference")
     return frechet_distance(*(embed(s, "inception", mode=mode, **options) for s in sets))
 
@@ -52,7 +53,12 @@ def kid(
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
             raise ValueError(f"{name} = {value!r} is out of range (allowed: at least {low})")
     sets = as_images(generated, "generated"), as_images(reference, "reference")
-    return kernel_distance(*(embed(s, "inception", mode=mode, **options) for s in sets), seed=seed, subsets=subsets, subset_size=subset_size)
+    return kernel_distance(
+        *(embed(s, "inception", mode=mode, **options) for s in sets),
+        seed=seed,
+        subsets=subsets,
+        subset_size=subset_size,
+    )
 
 def kernel_distance(
     features_a: np.ndarray,  # float [M, d]
@@ -72,14 +78,20 @@ def export_images(
     images: Images,
     folder: str | Path,  # made if it is not there; must be empty
 ) -> Path:  # the folder
-    "One PNG an image, 00000.png and on: their order by name is that of the images. Raises ValueError for a folder with something in it."
+    """One PNG an image, 00000.png and on: their order by name is that of the images. Raises ValueError for
+    a folder with something in it."""
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"folder = {str(folder)!r} is not empty (allowed: a new folder, or an empty one: old pictures would be counted, too)")
+        raise ValueError(
+            f"folder = {str(folder)!r} is not empty (allowed: a new folder, or an empty one: old pictures "
+            f"would be counted, too)"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     width = max(5, len(str(len(images) - 1)))
     for i, p in enumerate(images.pixels):
-        Image.fromarray(p[0] if len(p) == 1 else np.ascontiguousarray(p.transpose(1, 2, 0))).save(folder / f"{i:0{width}}.png")
+        Image.fromarray(p[0] if len(p) == 1 else np.ascontiguousarray(p.transpose(1, 2, 0))).save(
+            folder / f"{i:0{width}}.png"
+        )
     return folder
 
 # %% ../nbs/09b_fid.ipynb #286b30b2
@@ -87,9 +99,12 @@ def export_npz(
     images: Images,
     path: str | Path,  # ending in .npz
 ) -> Path:
-    "The array arr_0, uint8 [N, H, W, 3], grey three times, as guided-diffusion's evaluator reads it. Raises ValueError for another ending."
+    """The array arr_0, uint8 [N, H, W, 3], grey three times, as guided-diffusion's evaluator reads it.
+    Raises ValueError for another ending."""
     path = Path(path).expanduser()
     if path.suffix != ".npz": raise ValueError(f"path = {str(path)!r} (allowed: a name that ends in .npz)")
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, arr_0=np.broadcast_to(images.pixels.transpose(0, 2, 3, 1), (len(images), *images.shape[1:], 3)))
+    np.savez(
+        path, arr_0=np.broadcast_to(images.pixels.transpose(0, 2, 3, 1), (len(images), *images.shape[1:], 3))
+    )
     return path

@@ -49,7 +49,8 @@ class Scale:
     sizes: tuple[int, ...]  # N, the preferred one first
     dose: int  # images trained on for each image of D_1
     crowd: float  # how much slower two runs are at the same time
-    compared: tuple[tuple[str, tuple[int, int, int], int], ...]  # network, (C, H, W), batch of the speed comparison
+    # network, (C, H, W), batch of the speed comparison
+    compared: tuple[tuple[str, tuple[int, int, int], int], ...]
     steps: int  # training steps in a comparison
     points: tuple[int, int]  # pool and dimensions of the selection that is timed
     slow: tuple[str, ...]  # words of checks that only a GPU has time for
@@ -58,15 +59,50 @@ class Scale:
     iterations: int = 8  # of the loop, where there is time for more than five
     change: dict = field(default_factory=dict)  # of the loop's settings
 
-GPU = Scale(study="gpu-cifar", preset="gpu-cifar", shapes={"UNet48": 32, "UNet32": 32, "unet-16-32-64": 16}, sizes=(1024, 512), dose=1536, crowd=2,
-            compared=(("UNet48", (3, 32, 32), 128), ("UNet32", (3, 32, 32), 128), ("unet-16-32", (1, 8, 8), 128),
-                      ("unet-16-32-64", (3, 16, 16), 128)),
-            steps=150, points=(65_536, 384), slow=(), more=("digits", "digits-regime", "ablations"), processes=4)
-CPU = Scale(study="cpu-digits", preset="demo", shapes={"unet-16-32": 8}, sizes=(64, 32, 16), dose=900, crowd=1.3,
-            compared=(("unet-16-32", (1, 8, 8), 64),), steps=20, points=(2048, 64), slow=("compile", "peak", "fp16"), more=("smoke",), processes=2,
-            change=dict(paradigm="replace", spaces="pixel", eval_samples=200))
+GPU = Scale(
+    study="gpu-cifar",
+    preset="gpu-cifar",
+    shapes={"UNet48": 32, "UNet32": 32, "unet-16-32-64": 16},
+    sizes=(1024, 512),
+    dose=1536,
+    crowd=2,
+    compared=(
+        ("UNet48", (3, 32, 32), 128),
+        ("UNet32", (3, 32, 32), 128),
+        ("unet-16-32", (1, 8, 8), 128),
+        ("unet-16-32-64", (3, 16, 16), 128),
+    ),
+    steps=150,
+    points=(65_536, 384),
+    slow=(),
+    more=("digits", "digits-regime", "ablations"),
+    processes=4,
+)
+CPU = Scale(
+    study="cpu-digits",
+    preset="demo",
+    shapes={"unet-16-32": 8},
+    sizes=(64, 32, 16),
+    dose=900,
+    crowd=1.3,
+    compared=(("unet-16-32", (1, 8, 8), 64),),
+    steps=20,
+    points=(2048, 64),
+    slow=("compile", "peak", "fp16"),
+    more=("smoke",),
+    processes=2,
+    change=dict(paradigm="replace", spaces="pixel", eval_samples=200),
+)
 
-WITHOUT_DATA = replace(GPU, study="gpu-digits-loop", preset="demo", shapes=CPU.shapes, sizes=(256, 128), dose=CPU.dose, change=CPU.change)
+WITHOUT_DATA = replace(
+    GPU,
+    study="gpu-digits-loop",
+    preset="demo",
+    shapes=CPU.shapes,
+    sizes=(256, 128),
+    dose=CPU.dose,
+    change=CPU.change,
+)
 
 # %% ../nbs/13b_gpu.ipynb #655a7ee4
 @dataclass
@@ -103,27 +139,43 @@ class Kit:
 # %% ../nbs/13b_gpu.ipynb #03310d61
 def environment(device: str) -> dict:
     "What the numbers depend on."
-    about = dict(device=device, python=platform.python_version(), system=platform.system(), machine=platform.machine(), cores=os.cpu_count(),
-                 commit=commit(), **{p: version(p) for p in ("torch", "diffusers", "numpy", "scipy")})
+    about = dict(
+        device=device,
+        python=platform.python_version(),
+        system=platform.system(),
+        machine=platform.machine(),
+        cores=os.cpu_count(),
+        commit=commit(),
+        **{p: version(p) for p in ("torch", "diffusers", "numpy", "scipy")},
+    )
     if torch.device(device).type == "cuda":
         card = torch.cuda.get_device_properties(device)
-        about |= dict(gpu=card.name, gpu_memory_gib=round(card.total_memory / 2**30, 1), cuda=torch.version.cuda,
-                      cudnn=torch.backends.cudnn.version())
+        about |= dict(
+            gpu=card.name,
+            gpu_memory_gib=round(card.total_memory / 2**30, 1),
+            cuda=torch.version.cuda,
+            cudnn=torch.backends.cudnn.version(),
+        )
     return about
 
 def prepare_data(
-    data: str | None,  # a folder, zip, tar archive or npz of images; None: CIFAR-10 where it is, else scikit-learn's digits
+    # a folder, zip, tar archive or npz of images; None: CIFAR-10 where it is, else scikit-learn's digits
+    data: str | None,
     folder: Path,  # where to put them
 ) -> tuple[dict, str]:  # dataset and data_root for a config; what they are
-    "Read the images once and leave one array that every run opens. Without labels: the kit measures in pixels. Raises as `load_images`."
-    name = data and (f"npz:{Path(data).resolve()}" if str(data).endswith(".npz") else f"folder:{Path(data).resolve()}")
+    """Read the images once and leave one array that every run opens. Without labels: the kit measures in
+    pixels. Raises as `load_images`."""
+    name = data and (
+        f"npz:{Path(data).resolve()}" if str(data).endswith(".npz") else f"folder:{Path(data).resolve()}"
+    )
     called = Path(data).name.split(".")[0] if data else "cifar10"
     if not data:
         try: load_images("cifar10", n=1)
         except FileNotFoundError: called = "digits"
     train, heldout = (load_images(name or called, split=s) for s in ("train", "heldout"))
     np.savez(folder / f"{called}.npz", pixels=train.pixels, heldout_pixels=heldout.pixels, grid=train.grid)
-    about = f"{called}: {len(train):,} training and {len(heldout):,} held-out images of {'x'.join(map(str, train.shape))}"
+    shape = "x".join(map(str, train.shape))
+    about = f"{called}: {len(train):,} training and {len(heldout):,} held-out images of {shape}"
     return dict(dataset=f"npz:{called}.npz", data_root=str(folder)), about
 
 def spaces_here() -> str:
@@ -148,7 +200,10 @@ def do_checks(kit: Kit):
         told = row["about"] or f"{row['value']:.3g}, at most {row['limit']:.3g}"
         kit.say(f"  {row['check']:50s} {row['result']:8s} {told}")
     wrong = [r["check"] for r in rows if r["result"] in ("wrong", "failed")]
-    kit.say(f"checks: {sum(r['result'] == 'right' for r in rows)} right" + (f", NOT RIGHT: {'; '.join(wrong)}" if wrong else ""))
+    kit.say(
+        f"checks: {sum(r['result'] == 'right' for r in rows)} right"
+        + (f", NOT RIGHT: {'; '.join(wrong)}" if wrong else "")
+    )
 
 def do_speed(kit: Kit):
     "Step 2."
@@ -156,8 +211,11 @@ def do_speed(kit: Kit):
     def keep(row: dict):
         rows.append(row)
         kit.table("speed", rows)
-        kit.say(f"  {row['what']:9s} {row['network']:14s} {row['images']:24s} {row['ours']:>12,.0f} against {row['plain']:>10,.0f} {row['unit']}, "
-                f"{row['ratio']:.2f} times")
+        kit.say(
+            f"  {row['what']:9s} {row['network']:14s} {row['images']:24s} {row['ours']:>12,.0f} against "
+            f"{row['plain']:>10,.0f} {row['unit']}, "
+            f"{row['ratio']:.2f} times"
+        )
     for network, shape, batch in scale.compared:
         found = {}
         for row in compare_network(network, shape, kit.device, batch=batch, steps=scale.steps):
@@ -169,7 +227,9 @@ def do_speed(kit: Kit):
 # %% ../nbs/13b_gpu.ipynb #5044fbdd
 ENOUGH = 5  # iterations that must fit
 
-def loop_configs(kit: Kit, network: str, n: int, dose: float, strategies=("vanilla", "greedy")) -> list[LoopConfig]:
+def loop_configs(
+    kit: Kit, network: str, n: int, dose: float, strategies=("vanilla", "greedy")
+) -> list[LoopConfig]:
     "The arms of the loop."
     base = load_preset(kit.scale.preset, **kit.scale.change)
     steps = max(base.warmup_steps + 1, round(dose * n / base.batch_size))
@@ -182,7 +242,9 @@ def rough_seconds(kit: Kit, config: LoopConfig) -> float:
     "Of an iteration while another run goes on, by the speeds of step 2."
     known = {network: found for (network, _), found in kit.speeds.items()}[config.network]
     drawn = (config.n_generate + config.eval_samples) * config.sample_steps
-    return kit.scale.crowd * (config.train_steps * config.batch_size / known["training"] + drawn / known["sampling"])
+    return kit.scale.crowd * (
+        config.train_steps * config.batch_size / known["training"] + drawn / known["sampling"]
+    )
 
 def choose_plan(
     kit: Kit,
@@ -202,7 +264,8 @@ def measured(config: LoopConfig) -> dict[str, float]:
         return measure_speed(config, 40) | measure_rest(config)
 
 def predicted_seconds(configs: list[LoopConfig]) -> list[float]:
-    "Of an iteration of each, from a measurement in as many processes at once. Their networks are the same: the mean of their speeds."
+    """Of an iteration of each, from a measurement in as many processes at once. Their networks are the
+    same: the mean of their speeds."""
     with ProcessPoolExecutor(len(configs), multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(measured, configs))
     mean = {k: float(np.mean([f[k] for f in found])) for k in found[0] if k.endswith("per_second")}
@@ -213,12 +276,20 @@ NOVELTY = (0.3, 0.8)  # at iteration 1: the regime of the paper's loops
 
 def start_run(config: LoopConfig, kit: Kit) -> subprocess.Popen:
     "A process that runs, or continues, a loop; what it says goes to a file beside its directory."
-    given = {k: v for k, v in vars(config).items() if k != "preset" and v != vars(load_preset(config.preset))[k]}
+    given = {
+        k: v for k, v in vars(config).items() if k != "preset" and v != vars(load_preset(config.preset))[k]
+    }
     values = dict(preset=config.preset, out_dir=path_of(config, kit), **given)
-    options = [x for k, v in values.items() for x in ("-p", k, ", ".join(v) if isinstance(v, tuple) else str(v))]
+    options = [
+        x for k, v in values.items() for x in ("-p", k, ", ".join(v) if isinstance(v, tuple) else str(v))
+    ]
     with open(f"{path_of(config, kit)}.log", "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "collapse_nb.launch", *options], stdout=log, stderr=log,
-                                env=os.environ | {"TQDM_DISABLE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        return subprocess.Popen(
+            [sys.executable, "-m", "collapse_nb.launch", *options],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"TQDM_DISABLE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
 
 def path_of(config: LoopConfig, kit: Kit) -> Path:
     "A run's directory."
@@ -229,8 +300,11 @@ def stop(processes: list[subprocess.Popen]):
     for p in processes:
         if p.poll() is None: p.send_signal(signal.SIGINT)
     for p in processes:
-        try: p.wait(timeout=10)
-        except subprocess.TimeoutExpired: p.kill(); p.wait()
+        try:
+            p.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
 
 def iteration_seconds(config: LoopConfig, kit: Kit) -> list[float]:
     "Between the ends of successive iterations, from the second on."
@@ -269,7 +343,8 @@ def follow_loop(
             if min(done) > min(known):
                 known = done
                 keep_records(kit, configs, min(done))
-                factor, repeat = other_dose(novelty_of(configs[0], kit)) if repeat else 1, False  # iteration 1 is looked at once
+                # iteration 1 is looked at once
+                factor, repeat = other_dose(novelty_of(configs[0], kit)) if repeat else 1, False
                 if factor != 1 and factor * ENOUGH * longest <= until - time.monotonic(): return "again"
             if any(ended): return last_words(configs[[bool(e) for e in ended].index(True)], kit)
             if all(e == 0 for e in ended): return "complete"
@@ -288,7 +363,10 @@ def keep_records(kit: Kit, configs: list[LoopConfig], iterations: int):
             write_whole(kit.out / file.name, lambda f, content=content: f.write(content))
     last = table[(table.iteration == iterations) & (table.space == "pixel")]
     last = last.pivot_table(index="strategy", columns="metric", values="value")
-    told = [f"{s} GS {last.gs[s]:.0f}, novelty {last.novelty[s]:.2f}, entropy of D_n {last.entropy[s]:.0f} nats" for s in last.index]
+    told = [
+        f"{s} GS {last.gs[s]:.0f}, novelty {last.novelty[s]:.2f}, entropy of D_n {last.entropy[s]:.0f} nats"
+        for s in last.index
+    ]
     kit.say(f"  iteration {iterations}: {'; '.join(told)}")
 
 # %% ../nbs/13b_gpu.ipynb #e18192ba
@@ -300,8 +378,11 @@ def tell_time(kit: Kit, configs: list[LoopConfig], predicted: list[float]) -> di
         if not took[c.strategy]: continue
         median = float(np.median(took[c.strategy]))
         error[c.strategy] = round(seconds / median - 1, 3)
-        kit.say(f"  {c.strategy}: an iteration took {median:.1f} s (median of {len(took[c.strategy])}), predicted {seconds:.1f} s, "
-                f"{100 * error[c.strategy]:+.0f}%")
+        kit.say(
+            f"  {c.strategy}: an iteration took {median:.1f} s (median of {len(took[c.strategy])}), "
+            f"predicted {seconds:.1f} s, "
+            f"{100 * error[c.strategy]:+.0f}%"
+        )
     return dict(iteration_seconds=took, prediction_error=error)
 
 def do_loop(kit: Kit, seconds: float):
@@ -315,18 +396,30 @@ def do_loop(kit: Kit, seconds: float):
     predicted = predicted_seconds(configs)
     ended = "again"
     while ended == "again":
-        about = dict(study=kit.scale.study, network=plan[0], n_train=plan[1], train_steps=configs[0].train_steps, dose=dose,
-                     predicted_iteration_seconds={c.strategy: round(p, 2) for c, p in zip(configs, predicted)}, trials=trials)
+        about = dict(
+            study=kit.scale.study,
+            network=plan[0],
+            n_train=plan[1],
+            train_steps=configs[0].train_steps,
+            dose=dose,
+            predicted_iteration_seconds={c.strategy: round(p, 2) for c, p in zip(configs, predicted)},
+            trials=trials,
+        )
         kit.note("loop", about)
-        kit.say(f"loop: {plan[0]}, N = {plan[1]}, {configs[0].train_steps} steps, seed {configs[0].seed}; an iteration is predicted to take "
-                + ", ".join(f"{p:.1f} s ({c.strategy})" for c, p in zip(configs, predicted)))
+        kit.say(
+            f"loop: {plan[0]}, N = {plan[1]}, {configs[0].train_steps} steps, seed {configs[0].seed}; an "
+            f"iteration is predicted to take "
+            + ", ".join(f"{p:.1f} s ({c.strategy})" for c, p in zip(configs, predicted))
+        )
         ended = follow_loop(kit, configs, until, max(predicted), len(trials) < 2)
         if complete_iterations(configs[0], path_of(configs[0], kit)):
             trials.append(dict(dose=dose, novelty=round(novelty_of(configs[0], kit), 3)))
         if ended == "again":
             factor = other_dose(trials[-1]["novelty"])
-            kit.say(f"  novelty {trials[-1]['novelty']:.2f} at iteration 1, wanted {NOVELTY[0]} to {NOVELTY[1]}: "
-                    f"again with {factor:g} times the steps")
+            kit.say(
+                f"  novelty {trials[-1]['novelty']:.2f} at iteration 1, wanted {NOVELTY[0]} to {NOVELTY[1]}: "
+                f"again with {factor:g} times the steps"
+            )
             dose, predicted = factor * dose, [factor * p for p in predicted]
             configs = loop_configs(kit, *plan, dose)
     kit.note("loop", about | dict(ended=ended) | tell_time(kit, configs, predicted))
@@ -372,7 +465,16 @@ def keep_more(kit: Kit, complete: list[tuple[str, LoopConfig]]):
     write_whole(kit.out / "more.csv", lambda f: table.to_csv(f, index=False, float_format="%.6g"))
 
 # %% ../nbs/13b_gpu.ipynb #6664bdd6
-FILES = ("environment.json", "checks.csv", "speed.csv", "loop.json", "loop.csv", "loop-pictures.npz", "more.csv", "log.txt")
+FILES = (
+    "environment.json",
+    "checks.csv",
+    "speed.csv",
+    "loop.json",
+    "loop.csv",
+    "loop-pictures.npz",
+    "more.csv",
+    "log.txt",
+)
 
 def run_kit(
     out: Path,  # where the files go: new or empty
@@ -380,17 +482,25 @@ def run_kit(
     minutes: float = 8,
     data: str | None = None,  # as for `prepare_data`
 ):
-    "All four steps. Raises ValueError for a device that is not there, minutes below 1 or files of an earlier run in `out`; as `prepare_data`."
+    """All four steps. Raises ValueError for a device that is not there, minutes below 1 or files of an
+    earlier run in `out`; as `prepare_data`."""
     begun = time.monotonic()
     if not 1 <= minutes <= 24 * 60: raise ValueError(f"minutes = {minutes} (allowed: 1 to 1440)")
     if data and not Path(data).exists():
-        raise FileNotFoundError(f"data = {data!r}: no such file (allowed: a folder, zip, tar archive or npz of images)")
+        raise FileNotFoundError(
+            f"data = {data!r}: no such file (allowed: a folder, zip, tar archive or npz of images)"
+        )
     if out.exists() and (not out.is_dir() or any((out / f).exists() for f in FILES)):
-        raise ValueError(f"out = {str(out)!r} is a file, or holds an earlier run's results (allowed: a new or empty directory)")
+        raise ValueError(
+            f"out = {str(out)!r} is a file, or holds an earlier run's results (allowed: a new or empty "
+            f"directory)"
+        )
     kind = torch.device(device).type
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device = {device!r}: torch finds no CUDA GPU here. "
-                         "What runs without one: python -m collapse_nb.gpu --device cpu --minutes 3 --out DIR")
+        raise ValueError(
+            f"device = {device!r}: torch finds no CUDA GPU here. "
+            "What runs without one: python -m collapse_nb.gpu --device cpu --minutes 3 --out DIR"
+        )
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         kit = Kit(device, out.resolve(), Path(work), begun + 60 * minutes, GPU if kind == "cuda" else CPU)
@@ -403,7 +513,10 @@ def run_kit(
         do_speed(kit)
         do_loop(kit, 0.85 * kit.left)
         do_more(kit)
-        kit.say(f"{(time.monotonic() - begun) / 60:.1f} minutes; {', '.join(sorted(f.name for f in kit.out.iterdir()))} in {out}")
+        kit.say(
+            f"{(time.monotonic() - begun) / 60:.1f} minutes; "
+            f"{', '.join(sorted(f.name for f in kit.out.iterdir()))} in {out}"
+        )
 
 def main(
     argv: list[str] | None = None,  # the command line; None: this process's own
@@ -411,10 +524,20 @@ def main(
     "The command line."
     about = "Is everything right on this GPU, how fast is it, and what does the paper's loop do there?"
     parser = argparse.ArgumentParser(prog="python -m collapse_nb.gpu", description=about)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go, at most eight files: new or empty")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where the results go, at most eight files: new or empty",
+    )
     parser.add_argument("--minutes", type=float, default=8, help="everything is over by then (default 8)")
     parser.add_argument("--device", default="cuda", help="cuda (the default), cuda:1, or cpu, small")
-    parser.add_argument("--data", metavar="FILE", help="a folder, zip, tar archive or npz of images; without it CIFAR-10 where it is, else digits")
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help="a folder, zip, tar archive or npz of images; without it CIFAR-10 where it is, else digits",
+    )
     options = parser.parse_args(argv)
     try:
         run_kit(options.out, options.device, options.minutes, options.data)

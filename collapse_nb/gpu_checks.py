@@ -29,7 +29,8 @@ from .sampling import sample
 from .selection import greedy, guarded, threshold_decay
 
 # %% ../nbs/13_gpu_checks.ipynb #1a0e98c4
-CHECKS: dict[str, Callable[[str], tuple[float, float]]] = {}  # name -> device -> (what was measured, the most that it may be)
+# name -> device -> (what was measured, the most that it may be)
+CHECKS: dict[str, Callable[[str], tuple[float, float]]] = {}
 
 def check(name: str):
     "Decorator: this function is a check."
@@ -40,18 +41,26 @@ def check(name: str):
 
 def run_checks(
     device: str,  # what is to be checked
-    left_out: Callable[[str], str] = lambda name: "",  # a check's name -> why it is left out, "" where it is not
-) -> Iterator[dict]:  # check, result ("right", "wrong", "failed", "left out"), value, limit, seconds, about: one a check
-    "Run them one after the other. A check that fails stops no other."
+    # a check's name -> why it is left out, "" where it is not
+    left_out: Callable[[str], str] = lambda name: "",
+) -> Iterator[dict]:  # one a check: check, result, value, limit, seconds, about
+    "Run them in turn; each is right, wrong, failed or left out. A check that fails stops no other."
     for name, function in CHECKS.items():
-        row = dict(check=name, result="left out", value=math.nan, limit=math.nan, seconds=0.0, about=left_out(name))
+        row = dict(
+            check=name, result="left out", value=math.nan, limit=math.nan, seconds=0.0, about=left_out(name)
+        )
         start = time.perf_counter()
         if not row["about"]:
             try:
                 value, limit = function(device)
-                row |= dict(result="right" if value <= limit else "wrong", value=float(value), limit=float(limit))
+                row |= dict(
+                    result="right" if value <= limit else "wrong", value=float(value), limit=float(limit)
+                )
             except Exception as e:  # the other checks go on
-                row |= dict(result="failed", about=f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:300])
+                row |= dict(
+                    result="failed",
+                    about=f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:300],
+                )
         yield row | dict(seconds=round(time.perf_counter() - start, 2))
 
 # %% ../nbs/13_gpu_checks.ipynb #100b8143
@@ -131,10 +140,20 @@ def _embedding(device):
 
 # %% ../nbs/13_gpu_checks.ipynb #0d87ad45
 def _small(device: str, **change) -> LoopConfig:
-    about = dict(network="unet-16-32", train_steps=12, warmup_steps=2, batch_size=32, checkpoint_steps=5, device=device, learning_rate=1e-3)
+    about = dict(
+        network="unet-16-32",
+        train_steps=12,
+        warmup_steps=2,
+        batch_size=32,
+        checkpoint_steps=5,
+        device=device,
+        learning_rate=1e-3,
+    )
     return load_preset("demo", **about | change)
 
-def _trained(config: LoopConfig, stop: int = 0, checkpoint: Path | None = None) -> tuple[Denoiser, list[float]]:
+def _trained(
+    config: LoopConfig, stop: int = 0, checkpoint: Path | None = None
+) -> tuple[Denoiser, list[float]]:
     "A small model after its training, or after `stop` of its steps; its losses."
     images = _two_sets()[0][:128]
     model = Denoiser.fresh(config.network, config.objective, images, seed=0)
@@ -182,7 +201,9 @@ def _compiled(device):
 # %% ../nbs/13_gpu_checks.ipynb #52c82864
 def _drawn(model: Denoiser, sampler: str, **more) -> np.ndarray:
     with reproducible(str(model.device)):
-        return sample(model, 24, sampler=sampler, steps=12, seed=0, batch_size=16, **more).pixels.astype(np.float64)
+        return sample(model, 24, sampler=sampler, steps=12, seed=0, batch_size=16, **more).pixels.astype(
+            np.float64
+        )
 
 @check("sampling twice: other pixels")
 def _sampling_twice(device):
@@ -199,17 +220,24 @@ def _sampling_here(device):
 @check("sampling in bf16: mean difference, of 255")
 def _sampling_bf16(device):
     model = _trained(_small(device))[0]
-    return np.abs(_drawn(model, "dpm++") - _drawn(model, "dpm++", precision="bf16", channels_last=True)).mean(), 6.0
+    return np.abs(
+        _drawn(model, "dpm++") - _drawn(model, "dpm++", precision="bf16", channels_last=True)
+    ).mean(), 6.0
 
 # %% ../nbs/13_gpu_checks.ipynb #17bd8efb
 def _peak(network: str, device: str) -> tuple[float, float]:
     "MiB; the limit is what the card has. Raises ValueError where it does not fit."
     if torch.device(device).type != "cuda": raise RuntimeError("only a GPU tells its peak")
-    config = load_preset("paper-cifar10", network=network, train_steps=3, warmup_steps=0, precision="bf16", device=device)
+    config = load_preset(
+        "paper-cifar10", network=network, train_steps=3, warmup_steps=0, precision="bf16", device=device
+    )
     images = Images(np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), dtype=np.uint8))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    for _ in train(Denoiser.fresh(network, config.objective, images, 0), images, replace(config, threads=1), 1): pass
+    for _ in train(
+        Denoiser.fresh(network, config.objective, images, 0), images, replace(config, threads=1), 1
+    ):
+        pass
     peak = torch.cuda.max_memory_allocated(device)
     torch.cuda.empty_cache()
     return peak / 2**20, torch.cuda.get_device_properties(device).total_memory / 2**20

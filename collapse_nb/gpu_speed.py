@@ -50,8 +50,14 @@ def plain_training(
     "Train on image files as a plain script does."
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), shape, 8 * batch)
-        loader = torch.utils.data.DataLoader(Files(Path(folder)), batch, shuffle=True, drop_last=True, num_workers=workers,
-                                             persistent_workers=workers > 0)
+        loader = torch.utils.data.DataLoader(
+            Files(Path(folder)),
+            batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
         unet = build_unet(network, shape, 0).to(device).train()
         scheduler, kind = import_diffusers().DDPMScheduler(1000), torch.device(device).type
         optimizer = torch.optim.AdamW(unet.parameters(), 1e-4, (0.95, 0.999), weight_decay=1e-6)
@@ -91,8 +97,19 @@ def ours(network: str, side: int, channels: int, batch: int, sampler: str, devic
     "Our settings for speed, on images of noise."
     shape = dict(dataset="digits" if channels == 1 else "cifar10", side=side)
     gpu = torch.device(device).type == "cuda"
-    return load_preset("demo", network=network, batch_size=batch, sampler=sampler, sample_steps=18, n_train=512, sample_batch=512, device=device,
-                       precision="bf16" if gpu else "float32", channels_last=gpu, **shape)
+    return load_preset(
+        "demo",
+        network=network,
+        batch_size=batch,
+        sampler=sampler,
+        sample_steps=18,
+        n_train=512,
+        sample_batch=512,
+        device=device,
+        precision="bf16" if gpu else "float32",
+        channels_last=gpu,
+        **shape,
+    )
 
 def compare_network(
     network: str,  # which UNet
@@ -106,12 +123,31 @@ def compare_network(
     config = ours(network, shape[1], shape[0], batch, "dpm++", device)
     speed = measure_speed(config, steps)
     about = dict(network=network, images="x".join(map(str, shape)))
-    yield _row("training", about, speed["train_images_per_second"], plain_training(network, shape, batch, max(4, steps // 2), device), "images/s")
+    yield _row(
+        "training",
+        about,
+        speed["train_images_per_second"],
+        plain_training(network, shape, batch, max(4, steps // 2), device),
+        "images/s",
+    )
     evaluations = speed["sample_images_per_second"] * config.sample_steps
-    yield _row("sampling", about, evaluations, plain_sampling(network, shape, min(256, 2 * batch), 18, device), "evaluations/s")
+    yield _row(
+        "sampling",
+        about,
+        evaluations,
+        plain_sampling(network, shape, min(256, 2 * batch), 18, device),
+        "evaluations/s",
+    )
 
 def _row(what: str, about: dict, mine: float, plain: float, unit: str) -> dict:
-    return dict(what=what, **about, ours=round(mine, 1), plain=round(plain, 1), ratio=round(mine / plain, 2), unit=unit)
+    return dict(
+        what=what,
+        **about,
+        ours=round(mine, 1),
+        plain=round(plain, 1),
+        ratio=round(mine / plain, 2),
+        unit=unit,
+    )
 
 # %% ../nbs/13a_gpu_speed.ipynb #ff7f6dcf
 def _seconds(function: Callable) -> float:
@@ -132,4 +168,10 @@ def compare_points(
         with points_on(device):
             nearest(x[:256], x[:256])  # kernels are loaded
             there = _seconds(work)
-        yield _row(name, dict(network="", images=f"{pool} x {d} -> {pool // 2}"), pool / there, pool / _seconds(work), "points/s")
+        yield _row(
+            name,
+            dict(network="", images=f"{pool} x {d} -> {pool // 2}"),
+            pool / there,
+            pool / _seconds(work),
+            "points/s",
+        )

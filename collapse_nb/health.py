@@ -20,21 +20,26 @@ import torch
 from PIL import Image
 
 from .config import derive_seed
-from .data import Images, area_resize, channels_first, check_varied, list_pictures, load_images, locate
+from .data import Images, area_resize, channels_first, check_varied, list_pictures, load_images
+from .data import locate
 from .data import pixels_of, plain_arrays, read_pictures
 from .entropy import count_copies, kl_entropy
 from .features import SPACES, embed
-from .metrics import PRDC_K, authentic, bootstrap, distance_to_train, frechet_distance, memorized, prdc, same_kind, vendi_score
+from .metrics import PRDC_K, authentic, bootstrap, distance_to_train, frechet_distance, memorized
+from .metrics import prdc, same_kind, vendi_score
 from .neighbors import nearest
 
 # %% ../nbs/09c_health.ipynb #b7197122
 def read_set(
-    images,  # Images; uint8 [N, C, H, W], [N, H, W, C] or [N, H, W], numpy or torch; folder:PATH, npz:PATH, a bare path, or a dataset's name
+    # Images; uint8 [N, C, H, W], [N, H, W, C] or [N, H, W], numpy or torch; folder:PATH, npz:PATH, a bare
+    # path, or a dataset's name
+    images,
     what: str,  # "generated", "train" or "reference": for errors, and which split of a named dataset
     *,
     side: int | None = None,  # area-resize to side x side; None: as they are
 ) -> Images:
-    "Raises ValueError for another dtype or shape, NaN, or a wrong file, FileNotFoundError where there is none."
+    """Raises ValueError for another dtype or shape, NaN, or a wrong file, FileNotFoundError where there is
+    none."""
     if isinstance(images, (str, Path)): return _from_disk(str(images), what, side)
     if not isinstance(images, Images):
         x = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
@@ -47,7 +52,9 @@ def _from_disk(name: str, what: str, side: int | None) -> Images:
     kind = name.partition(":")[0]
     if kind not in ("folder", "npz"):
         path = Path(name).expanduser()
-        if not path.exists() and len(path.parts) == 1 and not path.suffix:  # a dataset's name, or a mistake in one
+        if (
+            not path.exists() and len(path.parts) == 1 and not path.suffix
+        ):  # a dataset's name, or a mistake in one
             return load_images(name, split="train" if what == "train" else "heldout", side=side)
         kind = "npz" if path.suffix == ".npz" else "folder"
         name = f"{kind}:{path.absolute()}"
@@ -60,7 +67,11 @@ def _from_npz(path: Path, name: str) -> Images:
     "What `Images.save` or `export_npz` wrote, or an array `pixels`."
     arrays = plain_arrays(path)
     key = pixels_of(arrays, str(path))
-    return Images(channels_first(arrays[key], f"{path}: {key}"), grid=float(arrays.get("grid", 1.0)), dataset=str(arrays.get("dataset", name)))
+    return Images(
+        channels_first(arrays[key], f"{path}: {key}"),
+        grid=float(arrays.get("grid", 1.0)),
+        dataset=str(arrays.get("dataset", name)),
+    )
 
 # %% ../nbs/09c_health.ipynb #62333495
 def read_sets(
@@ -69,23 +80,36 @@ def read_sets(
     side: int | None = None,
     k: int = PRDC_K,
 ) -> dict[str, Images]:  # name -> images, of one shape, dataset and grid
-    "Raises ValueError for sets of different shape (grey against RGB), of too few images, or (not `generated`) all of whose images are equal."
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1: raise ValueError(f"k = {k!r} is out of range (allowed: at least 1)")
+    """Raises ValueError for sets of different shape (grey against RGB), of too few images, or (not
+    `generated`) all of whose images are equal."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k = {k!r} is out of range (allowed: at least 1)")
     given = dict(generated=generated, train=train, reference=reference)
     sets = {name: read_set(x, name, side=side) for name, x in given.items() if x is not None}
     same_kind(**sets)
     for name, least in dict(generated=k + 1, train=k + 1, reference=2 * (k + 1)).items():
         if name in sets and len(sets[name]) < least:
-            raise ValueError(f"{name} has {len(sets[name])} image{'s' * (len(sets[name]) > 1)} (allowed: at least {least} where k = {k})")
+            raise ValueError(
+                f"{name} has {len(sets[name])} image{'s' * (len(sets[name]) > 1)} (allowed: at least {least} "
+                f"where k = {k})"
+            )
         if name in sets and name != "generated": check_varied(sets[name], name)
-    dataset = next((sets[name].dataset for name in ("train", "reference", "generated") if name in sets and sets[name].dataset), "")
+    dataset = next(
+        (
+            sets[name].dataset
+            for name in ("train", "reference", "generated")
+            if name in sets and sets[name].dataset
+        ),
+        "",
+    )
     grid = max(x.grid for x in sets.values())
     return {name: replace(x, dataset=dataset, grid=grid) for name, x in sets.items()}
 
 # %% ../nbs/09c_health.ipynb #4cd975d3
 @dataclass(frozen=True)
 class Number:
-    "A value of the generated images, what real ones score in the same place, and both with an interval. NaN: there is none."
+    """A value of the generated images, what real ones score in the same place, and both with an interval.
+    NaN: there is none."""
     value: float
     low: float = math.nan
     high: float = math.nan
@@ -110,7 +134,8 @@ def far_away(
     points,  # [M, ...]
     real,  # [R, ...], of the same space
 ) -> np.ndarray:  # float64 [M]: above 1 is isolated
-    "Distance to the nearest real point, over the distance that `FAR` of the real points have to their nearest other."
+    """Distance to the nearest real point, over the distance that `FAR` of the real points have to their
+    nearest other."""
     limit = np.quantile(nearest(real, real, exclude_self=True)[0], FAR)
     distance = distance_to_train(points, real)
     return distance / limit if limit else np.where(distance > 0, np.inf, 0.0)
@@ -120,13 +145,20 @@ def numbers_of_images(
     g, d, r=None,  # generated, train, reference: points of one space
     seed: int = 0,  # of the bootstrap
 ) -> dict[str, Number]:
-    "What is a mean over images. Without a reference, isolated images are those far from the training images, and there is no novelty."
+    """What is a mean over images. Without a reference, isolated images are those far from the training
+    images, and there is no novelty."""
     far, real = distance_to_train(g, d), None if r is None else distance_to_train(r, d)
     made = dict(gs=_share(far, real, seed))
-    if r is not None and real.any(): made["novelty"] = Number(far.mean() / real.mean(), *bootstrap(far, real, seed=seed), 1.0, over="images")
-    for name, f in dict(memorized=memorized, authentic=authentic).items(): made[name] = _share(f(g, d), None if r is None else f(r, d), seed)
+    if r is not None and real.any():
+        made["novelty"] = Number(
+            far.mean() / real.mean(), *bootstrap(far, real, seed=seed), 1.0, over="images"
+        )
+    for name, f in dict(memorized=memorized, authentic=authentic).items():
+        made[name] = _share(f(g, d), None if r is None else f(r, d), seed)
     made["isolated"] = replace(_share(far_away(g, d if r is None else r) > 1, seed=seed), real=1 - FAR)
-    made["duplicates"] = Number(count_copies(g) / len(g), real=count_copies(d if r is None else r) / len(d if r is None else r))
+    made["duplicates"] = Number(
+        count_copies(g) / len(g), real=count_copies(d if r is None else r) / len(d if r is None else r)
+    )
     return made
 
 # %% ../nbs/09c_health.ipynb #3897d1a9
@@ -148,7 +180,8 @@ def numbers_of_sets(
     k: int = PRDC_K,
     seed: int = 0,
 ) -> tuple[dict[str, Number], int]:  # numbers, and the images in each draw
-    "Means over draws, with the smallest and the largest. Real images play the model in the same number against the same ones."
+    """Means over draws, with the smallest and the largest. Real images play the model in the same number
+    against the same ones."""
     half = len(real) // 2 if compare else len(real)
     size = min(len(g), half, n or half)
     made, beside = [], []
@@ -156,7 +189,8 @@ def numbers_of_sets(
         rng = np.random.default_rng(derive_seed(seed, i, "report"))
         order, mine = rng.permutation(len(real)), rng.permutation(len(g))[:size]
         rest = real[order[half:][:n]] if compare else None
-        made.append(numbers_of_draw(g[mine], rest, k)); beside.append(numbers_of_draw(real[order[:size]], rest, k))
+        made.append(numbers_of_draw(g[mine], rest, k))
+        beside.append(numbers_of_draw(real[order[:size]], rest, k))
     def spread(rows, name):
         v = [row[name] for row in rows]
         return float(np.mean(v)), min(v), max(v)
@@ -175,37 +209,72 @@ def _verdict(name: str, reasons: dict[str, bool | None]) -> Verdict:
     known = {text: yes for text, yes in reasons.items() if yes is not None}
     if not known: return Verdict(name, None, "cannot be told without a reference")
     found = any(known.values())
-    return Verdict(name, found, "within the limits: " * (not found) + "; ".join(text for text, yes in known.items() if yes == found))
+    return Verdict(
+        name,
+        found,
+        "within the limits: " * (not found) + "; ".join(text for text, yes in known.items() if yes == found),
+    )
 
 # %% ../nbs/09c_health.ipynb #396a0813
 def judge(
     numbers: dict[str, Number],
     d: int,  # dimensions of the space
 ) -> list[Verdict]:
-    """Memorizing: novelty below 0.5, or a memorized share whose interval begins above the real share (without a reference: above 0) plus 0.05.
-    Losing diversity: recall or coverage below 0.8 of the real ones, spacing exp((H - H_real)/d) below 0.8, or a share of exact duplicates
-    above the real one plus 0.05. Garbage: an isolated share whose interval begins above 0.01, precision below 0.8 or density below 0.5 of
-    the real ones. Entropy from noise: entropy above that of every draw of real images, and precision below 0.95 of the real one or a Frechet
+    """Memorizing: novelty below 0.5, or a memorized share whose interval begins above the real share (without
+    a reference: above 0) plus 0.05.
+    Losing diversity: recall or coverage below 0.8 of the real ones, spacing exp((H - H_real)/d) below 0.8, or
+    a share of exact duplicates
+    above the real one plus 0.05. Garbage: an isolated share whose interval begins above 0.01, precision below
+    0.8 or density below 0.5 of
+    the real ones. Entropy from noise: entropy above that of every draw of real images, and precision below
+    0.95 of the real one or a Frechet
     distance above 1.5 of the real one."""
     def get(name): return numbers.get(name, Number(math.nan))
-    def below(name, share): return None if math.isnan(get(name).real + get(name).value) else get(name).value < share * get(name).real
+    def below(name, share):
+        return (
+            None if math.isnan(get(name).real + get(name).value) else get(name).value < share * get(name).real
+        )
     def both(name): return f"{name} {say(get(name).value)} (real images {say(get(name).real)})"
     novelty, copies, far, frechet = (get(name) for name in ("novelty", "memorized", "isolated", "frechet"))
     unseen, spacing = np.nan_to_num(copies.real), math.exp((get("entropy").value - get("entropy").real) / d)
     higher = get("entropy").low > get("entropy").real_high
     memorizing = {
-        f"novelty {novelty.value:.2f} [{novelty.low:.2f}, {novelty.high:.2f}], where 0 is copying and 1 new": below("novelty", .5),
-        f"{copies.value:.0%} are copies of training images (unseen real ones: {unseen:.0%})": copies.low > unseen + .05}
-    narrow = {both("recall"): below("recall", .8), both("coverage"): below("coverage", .8),
-              f"neighbours lie at {spacing:.2f} of the distance of real ones": spacing < .8,
-              f"{get('duplicates').value:.0%} are exact duplicates of each other": get("duplicates").value > get("duplicates").real + .05}
-    garbage = {f"{far.value:.1%} lie farther from any real image than {FAR:.0%} of real images do": far.low > 1 - FAR,
-               both("precision"): below("precision", .8), both("density"): below("density", .5)}
-    worse = {both("precision"): below("precision", .95), both("frechet"): None if math.isnan(frechet.real) else frechet.value > 1.5 * frechet.real}
+        f"novelty {novelty.value:.2f} [{novelty.low:.2f}, {novelty.high:.2f}], where 0 is copying and "
+        f"1 new": below(
+            "novelty", 0.5
+        ),
+        f"{copies.value:.0%} are copies of training images (unseen real ones: {unseen:.0%})": copies.low
+        > unseen + 0.05,
+    }
+    narrow = {
+        both("recall"): below("recall", 0.8),
+        both("coverage"): below("coverage", 0.8),
+        f"neighbours lie at {spacing:.2f} of the distance of real ones": spacing < 0.8,
+        f"{get('duplicates').value:.0%} are exact duplicates of each other": get("duplicates").value
+        > get("duplicates").real + 0.05,
+    }
+    garbage = {
+        f"{far.value:.1%} lie farther from any real image than {FAR:.0%} of real images do": far.low
+        > 1 - FAR,
+        both("precision"): below("precision", 0.8),
+        both("density"): below("density", 0.5),
+    }
+    worse = {
+        both("precision"): below("precision", 0.95),
+        both("frechet"): None if math.isnan(frechet.real) else frechet.value > 1.5 * frechet.real,
+    }
     known = any(yes is not None for yes in worse.values())
-    noise = {f"spacing {spacing:.2f} of real images, and {text}": yes for text, yes in worse.items()} if higher or not known else {
-        f"spacing {spacing:.2f} of real images, no more entropy than theirs": False}
-    reasons = {"memorizing": memorizing, "losing diversity": narrow, "garbage": garbage, "entropy from noise": noise}
+    noise = (
+        {f"spacing {spacing:.2f} of real images, and {text}": yes for text, yes in worse.items()}
+        if higher or not known
+        else {f"spacing {spacing:.2f} of real images, no more entropy than theirs": False}
+    )
+    reasons = {
+        "memorizing": memorizing,
+        "losing diversity": narrow,
+        "garbage": garbage,
+        "entropy from noise": noise,
+    }
     return [_verdict(name, about) for name, about in reasons.items()]
 
 # %% ../nbs/09c_health.ipynb #0e432b0c
@@ -220,8 +289,15 @@ def strip(
     pixels = pixels.repeat(factor, 3).repeat(factor, 4)
     if max(h, w) > 2 * size:
         high, wide = (max(1, round(2 * size * x / max(h, w))) for x in (h, w))
-        def small(x): return np.asarray(Image.fromarray(x.transpose(1, 2, 0).squeeze()).resize((wide, high), Image.Resampling.BOX))
-        pixels = np.stack([small(x) for x in pixels.reshape(-1, c, h, w)]).reshape(r, m, high, wide, c).transpose(0, 1, 4, 2, 3)
+        def small(x):
+            return np.asarray(
+                Image.fromarray(x.transpose(1, 2, 0).squeeze()).resize((wide, high), Image.Resampling.BOX)
+            )
+        pixels = (
+            np.stack([small(x) for x in pixels.reshape(-1, c, h, w)])
+            .reshape(r, m, high, wide, c)
+            .transpose(0, 1, 4, 2, 3)
+        )
     framed = np.pad(pixels, ((0, 0), (0, 0), (0, 0), (2, 2), (2, 2)), constant_values=128)
     sheet = framed.transpose(0, 3, 1, 4, 2).reshape(r * framed.shape[3], m * framed.shape[4], c)
     buffer = io.BytesIO()
@@ -230,15 +306,27 @@ def strip(
 
 # %% ../nbs/09c_health.ipynb #82df47fe
 LABELS = dict(  # number -> what it is, in the order of the table
-    gs="distance to the nearest training image", novelty="novelty (0 copies, 1 new)", memorized="share of copies",
-    authentic="share of authentic images", duplicates="share of exact duplicates", entropy="entropy, nats", vendi="Vendi score",
-    recall="recall", coverage="coverage", precision="precision", density="density", isolated="share of isolated images",
-    frechet="Frechet distance")
+    gs="distance to the nearest training image",
+    novelty="novelty (0 copies, 1 new)",
+    memorized="share of copies",
+    authentic="share of authentic images",
+    duplicates="share of exact duplicates",
+    entropy="entropy, nats",
+    vendi="Vendi score",
+    recall="recall",
+    coverage="coverage",
+    precision="precision",
+    density="density",
+    isolated="share of isolated images",
+    frechet="Frechet distance",
+)
 WORDS = {True: "yes", False: "no", None: "?"}
 
 def _cell(value: float, low: float = math.nan, high: float = math.nan) -> str:
     "A number with its interval, as people write them."
-    return "" if math.isnan(value) else say(value) + ("" if math.isnan(low) else f" [{say(low)}, {say(high)}]")
+    return (
+        "" if math.isnan(value) else say(value) + ("" if math.isnan(low) else f" [{say(low)}, {say(high)}]")
+    )
 
 # %% ../nbs/09c_health.ipynb #db510799
 @dataclass(frozen=True, repr=False)
@@ -258,10 +346,12 @@ class Health:
     def beside(self) -> str: return "real images" if "reference" in self.sizes else "training images"
 
     @property
-    def warnings(self) -> list[str]: return [v.text for v in self.verdicts if v.name == "entropy from noise" and v.found]
+    def warnings(self) -> list[str]:
+        return [v.text for v in self.verdicts if v.name == "entropy from noise" and v.found]
 
     def found(self, name: str) -> bool | None:
-        "The verdict of this name: True, False, or None where it cannot be told. Raises ValueError for another name."
+        """The verdict of this name: True, False, or None where it cannot be told. Raises ValueError for
+        another name."""
         for v in self.verdicts:
             if v.name == name: return v.found
         raise ValueError(f"name = {name!r} (allowed: {', '.join(v.name for v in self.verdicts)})")
@@ -272,19 +362,28 @@ class Health:
             if isinstance(x, dict): return {k: plain(v) for k, v in x.items()}
             if isinstance(x, (list, tuple)): return [plain(v) for v in x]
             return None if isinstance(x, float) and not math.isfinite(x) else x
-        return plain({k: v for k, v in asdict(self).items() if k != "pictures"} | dict(warnings=self.warnings))
+        return plain(
+            {k: v for k, v in asdict(self).items() if k != "pictures"} | dict(warnings=self.warnings)
+        )
 
     @property
     def head(self) -> str:
-        return f"space {self.space}, seed {self.seed}, " + ", ".join(f"{k} {v:,}" for k, v in self.sizes.items())
+        return f"space {self.space}, seed {self.seed}, " + ", ".join(
+            f"{k} {v:,}" for k, v in self.sizes.items()
+        )
 
     def __repr__(self):
         lines = [f"Health: {self.head}"] + [f"  {v.name}? {WORDS[v.found]}: {v.text}" for v in self.verdicts]
         for name, label in LABELS.items():
             if v := self.numbers.get(name):
                 beside = _cell(v.real, v.real_low, v.real_high)
-                lines.append(f"  {label:42s} {_cell(v.value, v.low, v.high):28s}" + f" {self.beside} {beside}" * bool(beside))
-        return "\n".join(lines + [f"  not measured without a reference: {', '.join(self.missing)}"] * bool(self.missing))
+                lines.append(
+                    f"  {label:42s} {_cell(v.value, v.low, v.high):28s}"
+                    + f" {self.beside} {beside}" * bool(beside)
+                )
+        return "\n".join(
+            lines + [f"  not measured without a reference: {', '.join(self.missing)}"] * bool(self.missing)
+        )
 
     def _repr_html_(self): return as_html(self)
 
@@ -293,24 +392,51 @@ COLOURS = {True: "#c0392b", False: "#2e7d32", None: "#888"}
 
 def as_html(health: Health) -> str:
     "One table of verdicts, one of numbers, two strips of pictures; no script, nothing from elsewhere."
-    def row(*cells, tag="td"): return "<tr>" + "".join(f'<{tag} style="text-align:left;padding:2px 12px 2px 0">{c}</{tag}>' for c in cells) + "</tr>"
+    def row(*cells, tag="td"):
+        return (
+            "<tr>"
+            + "".join(f'<{tag} style="text-align:left;padding:2px 12px 2px 0">{c}</{tag}>' for c in cells)
+            + "</tr>"
+        )
     e, parts = html.escape, []
-    verdicts = [row(e(v.name) + "?", f'<b style="color:{COLOURS[v.found]}">{WORDS[v.found]}</b>', e(v.text)) for v in health.verdicts]
+    verdicts = [
+        row(e(v.name) + "?", f'<b style="color:{COLOURS[v.found]}">{WORDS[v.found]}</b>', e(v.text))
+        for v in health.verdicts
+    ]
     parts.append(f"<p>{e(health.head)}</p><table>{''.join(verdicts)}</table>")
     numbers = [row("", "generated", health.beside, "interval over", tag="th")]
     for name, label in LABELS.items():
         if v := health.numbers.get(name):
-            numbers.append(row(label, _cell(v.value, v.low, v.high), _cell(v.real, v.real_low, v.real_high),
-                               dict(images="images, 95%", draws=f"draws of {health.sizes['draw']:,}, range").get(v.over, "")))
+            numbers.append(
+                row(
+                    label,
+                    _cell(v.value, v.low, v.high),
+                    _cell(v.real, v.real_low, v.real_high),
+                    dict(images="images, 95%", draws=f"draws of {health.sizes['draw']:,}, range").get(
+                        v.over, ""
+                    ),
+                )
+            )
     parts.append(f"<table>{''.join(numbers)}</table>")
     if health.missing: parts.append(f"<p>Not measured without a reference: {', '.join(health.missing)}.</p>")
-    captions = dict(pairs=("Nearest to a training image", "each over that image; " + ", ".join(
-                        f"{p['distance']:.3g}{' (copy)' * p['memorized']}" for p in health.pairs)),
-                    isolated=(f"Farthest from {health.beside}", "times the limit, above 1 is isolated: " + ", ".join(
-                        f"{p['times']:.2f}" for p in health.isolated)))
+    captions = dict(
+        pairs=(
+            "Nearest to a training image",
+            "each over that image; "
+            + ", ".join(f"{p['distance']:.3g}{' (copy)' * p['memorized']}" for p in health.pairs),
+        ),
+        isolated=(
+            f"Farthest from {health.beside}",
+            "times the limit, above 1 is isolated: "
+            + ", ".join(f"{p['times']:.2f}" for p in health.isolated),
+        ),
+    )
     for name, (title, text) in captions.items():
         data = base64.b64encode(health.pictures[name]).decode()
-        parts.append(f'<p><b>{title}</b>, {e(text)}</p><img alt="{title}: {e(text)}" src="data:image/png;base64,{data}">')
+        parts.append(
+            f'<p><b>{title}</b>, {e(text)}</p><img alt="{title}: {e(text)}" src="data:image/png;base64,'
+            f'{data}">'
+        )
     return f"<div>{''.join(parts)}</div>"
 
 # %% ../nbs/09c_health.ipynb #2b29db04
@@ -319,13 +445,23 @@ def extremes(
     images: dict[str, Images],
     count: int,
 ) -> tuple[list[dict], list[dict], dict[str, bytes]]:  # pairs, isolated, pictures: as in `Health`
-    "Copies first, then the nearest to a training image; and the farthest from all real images. Ties to the lowest index."
+    """Copies first, then the nearest to a training image; and the farthest from all real images. Ties to
+    the lowest index."""
     (distance, near), copies, far = nearest(g, d), memorized(g, d), far_away(g, real)
     first, last = np.lexsort((distance[:, 0], ~copies))[:count], np.argsort(-far, kind="stable")[:count]
-    pairs = [dict(generated=int(i), train=int(near[i, 0]), distance=float(distance[i, 0]), memorized=bool(copies[i])) for i in first]
+    pairs = [
+        dict(
+            generated=int(i), train=int(near[i, 0]), distance=float(distance[i, 0]), memorized=bool(copies[i])
+        )
+        for i in first
+    ]
     isolated = [dict(generated=int(i), times=float(far[i])) for i in last]
     made = images["generated"].pixels
-    return pairs, isolated, dict(pairs=strip(made[first], images["train"].pixels[near[first, 0]]), isolated=strip(made[last]))
+    return (
+        pairs,
+        isolated,
+        dict(pairs=strip(made[first], images["train"].pixels[near[first, 0]]), isolated=strip(made[last])),
+    )
 
 # %% ../nbs/09c_health.ipynb #bd55ffd9
 def report(
@@ -334,7 +470,8 @@ def report(
     reference=None,  # images of the same kind that it has not seen; None: fewer numbers
     *,
     space: str = "pixel",  # or "classifier", "imagenet", "dinov2", "inception": where distances are measured
-    n: int | None = 2000,  # images of `generated`, and of each half of the reference, at most, drawn by seed; None: all
+    # images of `generated`, and of each half of the reference, at most, drawn by seed; None: all
+    n: int | None = 2000,
     side: int | None = None,  # area-resize all sets to it; None: as they are
     draws: int = 5,  # random halvings of the reference
     k: int = PRDC_K,  # neighbours of precision, recall, density and coverage
@@ -342,13 +479,21 @@ def report(
     seed: int = 0,  # everything random is derived from it
     **options,  # of `embed`: weights, device, batch_size, cache
 ) -> Health:
-    """Compare generated images with their training images and with unseen real ones, in one space; verdicts by the rules of `judge`. The
-    reference gives the unseen score of novelty, and its halves the real-against-real value of every number of sets. All-equal generated
-    images get a report (entropy at its floor, precision to coverage 0). Raises ValueError and FileNotFoundError as `read_sets` and `embed`."""
+    """Compare generated images with their training images and with unseen real ones, in one space; verdicts
+    by the rules of `judge`. The
+    reference gives the unseen score of novelty, and its halves the real-against-real value of every number of
+    sets. All-equal generated
+    images get a report (entropy at its floor, precision to coverage 0). Raises ValueError and
+    FileNotFoundError as `read_sets` and `embed`."""
     SPACES[space]  # unknown: an error before anything is read
     for name, value, least in (("n", n, k + 1), ("draws", draws, 1), ("show", show, 1)):
-        if not (name == "n" and value is None) and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least):
-            raise ValueError(f"{name} = {value!r} is out of range (allowed: a whole number from {least}{', or none' * (name == 'n')})")
+        if not (name == "n" and value is None) and (
+            isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least
+        ):
+            raise ValueError(
+                f"{name} = {value!r} is out of range (allowed: a whole number from {least}"
+                f"{', or none' * (name == 'n')})"
+            )
     images = read_sets(generated, train, reference, side=side, k=k)
     for name, most in dict(generated=n, reference=2 * n if n else None).items():
         if most and name in images and len(images[name]) > most:
@@ -361,19 +506,32 @@ def report(
     numbers = numbers_of_images(g, d, r, seed) | over_sets
     missing = [LABELS[name] for name in LABELS if name not in numbers and r is None]
     dimensions = math.prod(images["train"].shape) if space == "pixel" else d.shape[1]
-    return Health(space, {name: len(x) for name, x in images.items()} | dict(draw=size), seed, numbers, judge(numbers, dimensions), missing,
-                  *extremes(g, d, real, images, min(show, len(g))))
+    return Health(
+        space,
+        {name: len(x) for name, x in images.items()} | dict(draw=size),
+        seed,
+        numbers,
+        judge(numbers, dimensions),
+        missing,
+        *extremes(g, d, real, images, min(show, len(g))),
+    )
 
 # %% ../nbs/09c_health.ipynb #67aa2bf9
 def spoil(
     images: Images,
-    kind: str,  # "noise": uniform 0..255; "salt and pepper": a fifth of the pixels 0 or 255; "blend": the mean with another image
+    # "noise": uniform 0..255; "salt and pepper": a fifth of the pixels 0 or 255; "blend": the mean with
+    # another image
+    kind: str,
     seed: int = 0,
 ) -> Images:  # as many
     "Garbage made of images, to test with. Raises ValueError for another kind."
     rng, p = np.random.default_rng(derive_seed(seed, 0, kind)), images.pixels
-    if kind == "noise": new = rng.integers(0, 256, p.shape, dtype=np.uint8)
-    elif kind == "salt and pepper": new = np.where(rng.random(p.shape) < .2, rng.choice(np.array([0, 255], np.uint8), p.shape), p)
-    elif kind == "blend": new = ((p.astype(np.int64) + np.roll(p, 1, axis=0)) // 2).astype(np.uint8)
-    else: raise ValueError(f"kind = {kind!r} is unknown (allowed: noise, salt and pepper, blend)")
+    if kind == "noise":
+        new = rng.integers(0, 256, p.shape, dtype=np.uint8)
+    elif kind == "salt and pepper":
+        new = np.where(rng.random(p.shape) < 0.2, rng.choice(np.array([0, 255], np.uint8), p.shape), p)
+    elif kind == "blend":
+        new = ((p.astype(np.int64) + np.roll(p, 1, axis=0)) // 2).astype(np.uint8)
+    else:
+        raise ValueError(f"kind = {kind!r} is unknown (allowed: noise, salt and pepper, blend)")
     return replace(images, pixels=new)

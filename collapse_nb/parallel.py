@@ -32,12 +32,22 @@ def join(
     "Meet the other processes, once. Raises ValueError for one numbered GPU, and where accelerate is missing."
     count = processes()[1]
     if count == 1 or dist.is_initialized(): return
-    if ":" in str(device): raise ValueError(f"device = {str(device)!r} with {count} processes (allowed: cpu, or cuda without a number)")
-    try: from accelerate import PartialState
-    except ImportError: raise ValueError(f"{count} processes need accelerate (try: pip install 'collapse-nb[multi]')") from None
-    import_module("torch.distributed.nn.functional")  # imported later (by diffusers), its default arguments would keep the group alive to the end
-    PartialState(cpu=str(device) == "cpu", timeout=timedelta(days=1))  # the others wait while the first one selects and measures
-    atexit.register(dist.destroy_process_group)  # gloo's threads must not outlive the interpreter: they abort it
+    if ":" in str(device):
+        raise ValueError(
+            f"device = {str(device)!r} with {count} processes (allowed: cpu, or cuda without a number)"
+        )
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise ValueError(
+            f"{count} processes need accelerate (try: pip install 'collapse-nb[multi]')"
+        ) from None
+    # imported later (by diffusers), its default arguments would keep the group alive to the end
+    import_module("torch.distributed.nn.functional")
+    # the others wait while the first one selects and measures
+    PartialState(cpu=str(device) == "cpu", timeout=timedelta(days=1))
+    # gloo's threads must not outlive the interpreter: they abort it
+    atexit.register(dist.destroy_process_group)
 
 # %% ../nbs/06b_parallel.ipynb #7f110c98
 def share(
@@ -59,7 +69,8 @@ def add_up(
         for t, total in zip(tensors, flat.split([t.numel() for t in tensors])): t.copy_(total.view(t.shape))
 
 def gather(
-    x: Tensor,  # float [N, ...] on the CPU: this process's rows filled in, the others zero; filled in completely
+    # float [N, ...] on the CPU: this process's rows filled in, the others zero; filled in completely
+    x: Tensor,
     device: str | torch.device,  # the run's
 ):
     "Exchange the rows of all processes, in parts of 4,096."
@@ -84,4 +95,7 @@ def agree(
     number = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=7).digest(), "big")
     ends = torch.tensor([number, -number], device=device)
     dist.all_reduce(ends, dist.ReduceOp.MAX)
-    if ends[0] != -ends[1]: raise ValueError(f"{what}: differs between the {processes()[1]} processes (allowed: the same in each)")
+    if ends[0] != -ends[1]:
+        raise ValueError(
+            f"{what}: differs between the {processes()[1]} processes (allowed: the same in each)"
+        )

@@ -27,27 +27,37 @@ from .parallel import gather, join, share
 # %% ../nbs/08_sampling.ipynb #0f51b37b
 SAMPLERS: dict[str, Callable] = Registry("sampler")
 _LINEAR = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
-_SIGMAS = dict(sigma_min=0.01, sigma_max=20.0)  # data in -1..1: below lies the rounding to 1/255, above only noise
+# data in -1..1: below lies the rounding to 1/255, above only noise
+_SIGMAS = dict(sigma_min=0.01, sigma_max=20.0)
 
 @SAMPLERS.register("ancestral")
 def ancestral(model: Denoiser):
-    "DDPM, a fresh draw of noise at every step (Ho et al. 2020, algorithm 2; `edm`: Lu et al. 2022, SDE-DPM-Solver++ of first order)."
+    """DDPM, a fresh draw of noise at every step (Ho et al. 2020, algorithm 2; `edm`: Lu et al. 2022,
+    SDE-DPM-Solver++ of first order)."""
     d = import_diffusers()
     if model.objective == "ddpm":
-        return d.DDPMScheduler(**_LINEAR, clip_sample=True, timestep_spacing="linspace")  # from step 999, where there is only noise, to 0
-    return d.EDMDPMSolverMultistepScheduler(**_SIGMAS, sigma_data=model.sigma_data, algorithm_type="sde-dpmsolver++", solver_order=1)
+        # from step 999, where there is only noise, to 0
+        return d.DDPMScheduler(**_LINEAR, clip_sample=True, timestep_spacing="linspace")
+    return d.EDMDPMSolverMultistepScheduler(
+        **_SIGMAS, sigma_data=model.sigma_data, algorithm_type="sde-dpmsolver++", solver_order=1
+    )
 
 def _clipped_dpm_solver(**options):
     "DPM-Solver++ that clips its guesses to -1..1."
-    s = import_diffusers().DPMSolverMultistepScheduler(**_LINEAR, algorithm_type="dpmsolver++", thresholding=True, sample_max_value=1.0, **options)
-    s._threshold_sample = lambda x: x.clamp(-1, 1)  # what these settings amount to, without the quantile of every image
+    s = import_diffusers().DPMSolverMultistepScheduler(
+        **_LINEAR, algorithm_type="dpmsolver++", thresholding=True, sample_max_value=1.0, **options
+    )
+    # what these settings amount to, without the quantile of every image
+    s._threshold_sample = lambda x: x.clamp(-1, 1)
     return s
 
 @SAMPLERS.register("ddim")
 def ddim(model: Denoiser):
-    "DDIM, first order, deterministic (Song et al. 2021, equation 12 with sigma = 0; `edm`: Euler's method, Karras et al. 2022)."
+    """DDIM, first order, deterministic (Song et al. 2021, equation 12 with sigma = 0; `edm`: Euler's
+    method, Karras et al. 2022)."""
     d = import_diffusers()
-    if model.objective == "ddpm": return _clipped_dpm_solver(solver_order=1)  # DDIM by another name: Lu et al. 2022, section 4
+    if model.objective == "ddpm":
+        return _clipped_dpm_solver(solver_order=1)  # DDIM by another name: Lu et al. 2022, section 4
     return d.EDMEulerScheduler(**_SIGMAS, sigma_data=model.sigma_data)
 
 @SAMPLERS.register("dpm++")
@@ -69,11 +79,16 @@ class Solver:
         nearest: Callable | None,  # (denoiser) -> the diffusers scheduler to save beside a model
     ):
         self.model, self.function, self.calls, self.nearest = model, function, calls, nearest
-        ends = noise_of_time("ddpm", torch.tensor([0.0, 999.0])).tolist() if model.objective == "ddpm" else _SIGMAS.values()
+        ends = (
+            noise_of_time("ddpm", torch.tensor([0.0, 999.0])).tolist()
+            if model.objective == "ddpm"
+            else _SIGMAS.values()
+        )
         self.low, self.init_noise_sigma = ends
 
     def set_timesteps(self, steps: int):
-        "The levels that at most `steps` evaluations allow: where a step calls twice, an even number leaves one unused."
+        """The levels that at most `steps` evaluations allow: where a step calls twice, an even number
+        leaves one unused."""
         ramp = torch.linspace(0, 1, (steps + self.calls - 1) // self.calls, dtype=torch.float64)
         low, high = self.low**(1 / 7), self.init_noise_sigma**(1 / 7)
         levels = (high + ramp * (low - high))**7
@@ -125,7 +140,8 @@ def evaluations(
 def _nearest_to_heun(model: Denoiser):
     "diffusers' own Heun for ddpm, Euler's method for edm."
     d = import_diffusers()
-    if model.objective == "ddpm": return d.HeunDiscreteScheduler(**_LINEAR, use_karras_sigmas=True, clip_sample=True)
+    if model.objective == "ddpm":
+        return d.HeunDiscreteScheduler(**_LINEAR, use_karras_sigmas=True, clip_sample=True)
     return d.EDMEulerScheduler(**_SIGMAS, sigma_data=model.sigma_data)
 
 @solver("heun", calls=2, nearest=_nearest_to_heun)
@@ -147,7 +163,10 @@ def draw_labels(
 ) -> np.ndarray:  # int64 [n]
     "Labels in the proportions of the training set."
     deck = np.repeat(np.arange(model.num_classes), model.class_counts)
-    shuffled = (np.random.default_rng(derive_seed(seed, 0, "labels", k)).permutation(deck) for k in range(-(-n // len(deck))))
+    shuffled = (
+        np.random.default_rng(derive_seed(seed, 0, "labels", k)).permutation(deck)
+        for k in range(-(-n // len(deck)))
+    )
     return np.concatenate(list(shuffled))[:n]
 
 # %% ../nbs/08_sampling.ipynb #a87b4a7a
@@ -187,10 +206,15 @@ def sample_batch(
     guidance: float | None = None,  # scale
     network: Callable[..., Tensor] | None = None,  # None: `network_of` the model
 ) -> Tensor:  # float32 [B, C, H, W], around -1..1: before clipping and rounding
-    "One batch from noise. With DDPM's scheduler it is what diffusers' DDPMPipeline computes from the same generators."
+    """One batch from noise. With DDPM's scheduler it is what diffusers' DDPMPipeline computes from the
+    same generators."""
     network, told = network or network_of(model, guidance), () if labels is None else (labels,)
-    scheduler.set_timesteps(steps)  # on the CPU, where the solver's own arithmetic is; the network gets a copy
-    x = copied(torch.stack([torch.randn(model.shape, generator=g) for g in generators]), model.device) * scheduler.init_noise_sigma
+    # on the CPU, where the solver's own arithmetic is; the network gets a copy
+    scheduler.set_timesteps(steps)
+    x = (
+        copied(torch.stack([torch.randn(model.shape, generator=g) for g in generators]), model.device)
+        * scheduler.init_noise_sigma
+    )
     if isinstance(scheduler, Solver): return scheduler.solve(network, x, told).float()
     times = scheduler.timesteps.to(model.device)
     for t, there in zip(scheduler.timesteps, times):
@@ -200,12 +224,17 @@ def sample_batch(
 
 # %% ../nbs/08_sampling.ipynb #6ea3b2cc
 def _check_request(model: Denoiser, guidance: float | None, labels, n: int, **counts) -> np.ndarray | None:
-    "The labels as int64 [n], None where none were given. Raises ValueError for counts below 1, and for what the model cannot follow."
+    """The labels as int64 [n], None where none were given. Raises ValueError for counts below 1, and for
+    what the model cannot follow."""
     for name, value in dict(n=n, **counts).items():
-        if not isinstance(value, (int, np.integer)) or value < 1: raise ValueError(f"{name} = {value!r} (allowed: at least 1)")
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} = {value!r} (allowed: at least 1)")
     if model.num_classes is None:
         if guidance is not None or labels is not None:
-            raise ValueError(f"guidance = {guidance!r}, labels given: {labels is not None}; this model is unconditional (allowed: neither)")
+            raise ValueError(
+                f"guidance = {guidance!r}, labels given: {labels is not None}; this model is unconditional "
+                f"(allowed: neither)"
+            )
         return None
     if guidance is not None and not (isinstance(guidance, (int, float)) and 0 <= guidance < float("inf")):
         raise ValueError(f"guidance = {guidance!r} (allowed: a number of at least 0, or none)")
@@ -219,9 +248,16 @@ def _check_request(model: Denoiser, guidance: float | None, labels, n: int, **co
 
 # %% ../nbs/08_sampling.ipynb #4597fe6a
 def _place(keep: Path, model: Denoiser, **request) -> Path:
-    "The folder below `keep` that belongs to these weights and this request: what another model or request left is not taken up."
-    h = hashlib.blake2b(repr({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in sorted(request.items())}).encode(), digest_size=8)
-    for name, w in model.unet.state_dict().items(): h.update(name.encode() + w.cpu().contiguous().numpy().tobytes())
+    """The folder below `keep` that belongs to these weights and this request: what another model or
+    request left is not taken up."""
+    h = hashlib.blake2b(
+        repr(
+            {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in sorted(request.items())}
+        ).encode(),
+        digest_size=8,
+    )
+    for name, w in model.unet.state_dict().items():
+        h.update(name.encode() + w.cpu().contiguous().numpy().tobytes())
     return Path(keep) / h.hexdigest()
 
 # %% ../nbs/08_sampling.ipynb #34039c61
@@ -235,10 +271,13 @@ def _recorded(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _if_it_fits(model: Denoiser, scheduler, steps: int, generators: list[torch.Generator], *about) -> Tensor:
     "`sample_batch`; what does not fit into memory says what would."
-    try: return sample_batch(model, scheduler, steps, generators, *about)
+    try:
+        return sample_batch(model, scheduler, steps, generators, *about)
     except torch.cuda.OutOfMemoryError:
-        raise ValueError(f"a batch of {len(generators)} images does not fit into the memory of {model.device} "
-                         f"(try sample_batch = {max(1, len(generators) // 2)})") from None
+        raise ValueError(
+            f"a batch of {len(generators)} images does not fit into the memory of {model.device} "
+            f"(try sample_batch = {max(1, len(generators) // 2)})"
+        ) from None
 
 def sample(
     model: Denoiser,  # a trained denoiser
@@ -247,32 +286,58 @@ def sample(
     sampler: str,  # "ancestral", "ddim", "dpm++" or "heun"
     steps: int,  # network evaluations an image
     guidance: float | None = None,  # scale, for a conditional model; None: no guidance
-    labels=None,  # int [n], or one for all; None: for a conditional model in the proportions of its training set
+    # int [n], or one for all; None: for a conditional model in the proportions of its training set
+    labels=None,
     seed: int,  # of all noise, and of such labels
     batch_size: int = 256,  # images at a time
     source: int = 0,  # the iteration to write into the images
     precision: str = "float32",  # of the network: float32, bf16 or fp16
     channels_last: bool = False,  # memory format of its convolutions
-    keep: Path | None = None,  # a folder for finished batches, taken up when the same is asked of the same model again; the caller removes it
-    tell: Callable[[int], None] | None = None,  # called after each batch with the number of images that are done
+    # a folder for finished batches, taken up when the same is asked of the same model again; the caller
+    # removes it
+    keep: Path | None = None,
+    # called after each batch with the number of images that are done
+    tell: Callable[[int], None] | None = None,
 ) -> Images:  # n images, clipped and rounded to uint8, with their labels
-    """Draw images. Raises ValueError for bad input, guidance or labels for an unconditional model, or where memory does not suffice.
+    """Draw images. Raises ValueError for bad input, guidance or labels for an unconditional model, or where
+    memory does not suffice.
 
-    Under `accelerate launch` each process makes its share of the batches, and every process returns all images, in order."""
+    Under `accelerate launch` each process makes its share of the batches, and every process returns all
+    images, in order."""
     labels = _check_request(model, guidance, labels, n, steps=steps, batch_size=batch_size)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
     join(model.device.type)
-    scheduler, starts, x, done = SAMPLERS[sampler](model), range(0, n, batch_size), torch.zeros(n, *model.shape), 0
+    scheduler, starts, x, done = (
+        SAMPLERS[sampler](model),
+        range(0, n, batch_size),
+        torch.zeros(n, *model.shape),
+        0,
+    )
     model.unet.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    network, known = network_of(model, guidance, precision), {}  # images in a batch -> the network, recorded for them
-    folder = keep and _place(keep, model, n=n, sampler=sampler, steps=steps, guidance=guidance, labels=labels, seed=seed, batch_size=batch_size,
-                             precision=precision, channels_last=channels_last)
+    # images in a batch -> the network, recorded for them
+    network, known = network_of(model, guidance, precision), {}
+    folder = keep and _place(
+        keep,
+        model,
+        n=n,
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        labels=labels,
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
+        channels_last=channels_last,
+    )
     for i in starts[share(len(starts))]:
         file, done = folder and folder / f"{i:08d}.npy", done + min(batch_size, n - i)
         if file and file.exists():
             x[i:i + batch_size] = torch.from_numpy(np.load(file))
             continue
-        generators = [torch.Generator().manual_seed(derive_seed(seed, 0, "image", j)) for j in range(i, min(i + batch_size, n))]
+        generators = [
+            torch.Generator().manual_seed(derive_seed(seed, 0, "image", j))
+            for j in range(i, min(i + batch_size, n))
+        ]
         told = None if labels is None else torch.from_numpy(labels[i:i + batch_size]).to(model.device)
         call = known.setdefault(len(generators), _recorded(network))
         x[i:i + batch_size] = _if_it_fits(model, scheduler, steps, generators, told, guidance, call)
