@@ -17,7 +17,8 @@ import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
 
-from .config import DIRECT, NAMES, LoopConfig, derive_seed, load_plugins, named_config, preset_names, run_dir, write_whole
+from .config import DIRECT, NAMES, LoopConfig, derive_seed, named_config, preset_names, run_dir
+from .project import load_plugins, write_whole
 
 # %% ../nbs/12_cli.ipynb #d8d52441
 class Help(argparse.HelpFormatter):
@@ -87,8 +88,9 @@ def tell(config: LoopConfig, path: Path, generations: list, figures_dir: str) ->
     "The figure of a run, saved, and what its numbers say: as the notebook run_loop does."
     import matplotlib
     matplotlib.use("Agg")  # no window
-    from collapse_nb.loop import pictures, records
+    from collapse_nb.pictures import pictures
     from collapse_nb.plots import in_words, loop_figure, save_figure
+    from collapse_nb.records import records
     table = records(path, "run_loop")
     table = table[table.iteration <= config.iterations]
     about = dict(run=path.name, config=config.identity, iterations=config.iterations)

@@ -10,6 +10,7 @@ __all__ = ['MOST', 'stand_in', 'measure_speed', 'evaluations_an_image', 'measure
 import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,11 @@ import torch
 from .config import LoopConfig, derive_seed
 from .data import DATASETS, Images
 from .denoiser import Denoiser
-from .diffusion import FETCH, Training, backward, draw, train
 from .device import points_on, reproducible
+from .diffusion import FETCH, Training, backward, draw, train
 from .features import torch_threads
-from .loop import choose, real_images
 from .metrics import measure
+from .pools import Run, choose, real_images
 from .sampling import evaluations, sample
 
 # %% ../nbs/10b_cost.ipynb #08829708
@@ -112,7 +113,7 @@ def _time_rest(config: LoopConfig, n: int) -> dict[str, float]:
         heldout,
         heldout[:n],
     )
-    found = dict(select_seconds=_seconds(choose, small, pool, real, 1))
+    found = dict(select_seconds=_seconds(choose, Run(small, Path(), real), pool))
     # what depends on the held-out images alone is computed once a run
     measure(*sets[:4], config.spaces, sets[4], config.device)
     return found | dict(measure_seconds=_seconds(measure, *sets[:4], config.spaces, sets[4], config.device))

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .config import Registry, project_root
+from .config import Registry
+from .project import project_root
 
 # %% auto #0
 __all__ = ['DATASETS', 'CIFAR10_MD5', 'Images', 'from_unit', 'check_varied', 'area_resize', 'Dataset', 'dataset', 'load_digits',

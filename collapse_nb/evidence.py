@@ -19,8 +19,9 @@ import pandas as pd
 from scipy.stats import linregress
 from scipy.stats import t as student
 
-from .config import derive_seed, project_root
+from .config import derive_seed
 from .metrics import t_interval
+from .project import project_root
 from .sweep import read_table
 
 # %% ../nbs/11a_evidence.ipynb #fcedf8be

@@ -29,14 +29,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .config import LoopConfig, load_preset, load_study, project_root, run_dir, write_whole
+from .config import LoopConfig, load_preset, load_study, run_dir
 from .cost import cost, measure_rest, measure_speed
 from .data import load_images
 from .device import reproducible
 from .gpu_checks import run_checks
 from .gpu_speed import compare_network, compare_points
-from .loop import commit
 from .networks import find_weights
+from .project import project_root, write_whole
+from .runs import commit
 from .sweep import collect, complete_iterations, recorded
 
 # %% ../nbs/13b_gpu.ipynb #62ffb933

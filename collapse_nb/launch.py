@@ -14,8 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .config import LoopConfig, load_preset, run_dir
-from .loop import Generation, run_loop
+from .loop import run_loop
 from .parallel import is_main
+from .pools import Generation
 from .sweep import complete_iterations
 
 # %% ../nbs/10c_launch.ipynb #02a12698

@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import project_root, write_whole
 from .data import Images, places
 from .features import SPACES, check_arrays, read_safetensors
+from .project import project_root, write_whole
 
 # %% ../nbs/02a_networks.ipynb #c40c66fd
 @dataclass(frozen=True)

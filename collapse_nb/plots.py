@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from .config import project_root
+from .project import project_root
 
 # %% ../nbs/11_plots.ipynb #8c021f5b
 _C = sns.color_palette("colorblind")

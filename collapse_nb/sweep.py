@@ -26,8 +26,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .config import DIRECT, LoopConfig, differences, load_plugins, load_study, parse_more, project_root, run_dir, write_whole
-from .loop import album, check_run, load_run, read_config, records, typed
+from .config import DIRECT, LoopConfig, differences, load_study, parse_more, run_dir
+from .pictures import album
+from .project import load_plugins, project_root, write_whole
+from .records import records, typed
+from .runs import check_run, load_run, read_config
 
 # %% ../nbs/10a_sweep.ipynb #bbc9414b
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
@@ -237,8 +240,8 @@ def collect(
     drawn = set(table[table.seed == table.seed.min()].config)
     kept = {k: v for k, v in kept.items() if k.split("/")[0] in drawn}
     for path in [p for p in paths if read_config(p).seed == table.seed.min()]:
-        config, generations = load_run(path)
-        kept |= {f"{config.digest}/{k}": v for k, v in album(generations[:iterations]).items()}
+        run = load_run(path)
+        kept |= {f"{run.config.digest}/{k}": v for k, v in album(run.generations[:iterations]).items()}
     rank = {digest: i for i, digest in enumerate(order)}
     table = table.sort_values("config", key=lambda c: c.map(rank).fillna(-1), kind="stable")
     write_whole(file, lambda f: table.to_csv(f, index=False, float_format="%.6g"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from collapse_nb import config as C
+from collapse_nb import project as P
 
 DEMO = "19c66521"  # the digest of preset demo: a new one means that every recorded run has to be run again
 
@@ -187,8 +188,8 @@ def test_config_needs_no_torch_and_imports_quickly():
 
 
 def test_every_name_has_a_function():
-    from collapse_nb import data, denoiser, diffusion, features, loop, networks, sampling, selection
-    tables = [selection.STRATEGIES, loop.PARADIGMS, data.DATASETS, features.SPACES, denoiser.NETWORKS, diffusion.OBJECTIVES,
+    from collapse_nb import data, denoiser, diffusion, features, networks, pools, sampling, selection
+    tables = [selection.STRATEGIES, pools.PARADIGMS, data.DATASETS, features.SPACES, denoiser.NETWORKS, diffusion.OBJECTIVES,
               diffusion.PRECISIONS, sampling.SAMPLERS]
     assert networks.SPACES is features.SPACES
     assert {t.kind: sorted(t) for t in tables} == {k: sorted(v) for k, v in C.NAMES.items()}
@@ -204,9 +205,9 @@ def test_a_large_network_is_imported_when_its_space_is_asked_for():
 def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):
     for folder in (root, root / "nbs", root / "tests"):
         monkeypatch.chdir(folder)
-        assert C.project_root() == root
+        assert P.project_root() == root
     monkeypatch.chdir(tmp_path)
-    assert C.project_root() == root  # this module's own checkout
+    assert P.project_root() == root  # this module's own checkout
     monkeypatch.setenv("COLLAPSE_NB_SETTINGS", str(tmp_path / "none.ini"))
     with pytest.raises(FileNotFoundError, match=r"none\.ini"):
         C.load_preset("demo")
@@ -215,26 +216,26 @@ def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):
 def test_drive_is_used_on_colab_or_its_absence_is_said(tmp_path, monkeypatch):
     "google.colab is Google's; here it mounts, or refuses. That an installed package then works on Drive is seen in test_installed."
     monkeypatch.chdir(tmp_path)
-    assert not C.on_colab() and C.work_on_drive() == tmp_path
+    assert not P.on_colab() and P.work_on_drive() == tmp_path
     colab, mounted = types.ModuleType("google.colab"), []
     colab.drive = types.SimpleNamespace(mount=mounted.append)
     for name, module in {"google": types.ModuleType("google"), "google.colab": colab}.items(): monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(C, "DRIVE", tmp_path / "drive")
-    assert C.on_colab()
-    with pytest.raises(OSError, match=rf"installed from the checkout {C.project_root()}.*drive False"): C.work_on_drive()
+    monkeypatch.setattr(P, "DRIVE", tmp_path / "drive")
+    assert P.on_colab()
+    with pytest.raises(OSError, match=rf"installed from the checkout {P.project_root()}.*drive False"): P.work_on_drive()
     assert mounted == [str(tmp_path / "drive")] and Path.cwd() == tmp_path / "drive" / "MyDrive" / "collapse_nb"
     def refuse(path): raise ValueError("mount failed")
     colab.drive.mount = refuse
-    with pytest.raises(OSError, match="no Google Drive: mount failed .*drive False"): C.work_on_drive()
+    with pytest.raises(OSError, match="no Google Drive: mount failed .*drive False"): P.work_on_drive()
 
 
 def test_injected_typos_are_found():
     cells = ["", "strategy = None", "# Parameters\nstratgy = \"entropy\"\nseed = 3\n", "x = 1"]
-    assert C.injected_names(cells) == {"stratgy", "seed"}
+    assert P.injected_names(cells) == {"stratgy", "seed"}
     with pytest.raises(ValueError, match=r"stratgy = 'entropy'.*allowed: strategy, seed"):
-        C.check_parameters({"In": cells, "stratgy": "entropy"}, "strategy", "seed")
-    C.check_parameters({"In": cells}, "stratgy", "seed")
-    C.check_parameters({}, "anything")
+        P.check_parameters({"In": cells, "stratgy": "entropy"}, "strategy", "seed")
+    P.check_parameters({"In": cells}, "stratgy", "seed")
+    P.check_parameters({}, "anything")
 
 
 def test_a_dataset_may_carry_a_path():

@@ -146,10 +146,10 @@ def colab(tmp_path):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "drive.py").write_text("""
-import os, pathlib, collapse_nb.config as config
+import os, pathlib, collapse_nb.project as project
 def mount(path):
     assert path == "/content/drive"
-    config.DRIVE = pathlib.Path(os.environ["MY"])
+    project.DRIVE = pathlib.Path(os.environ["MY"])
 """)
     return dict(PYTHONPATH=str(tmp_path / "colab"), MY=str(tmp_path / "drive"))
 

@@ -13,8 +13,10 @@ import pytest
 from collapse_nb import diffusion, loop
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
-from collapse_nb.loop import FIELDS, RUN_FIELDS, arm_of, load_run, open_run, records, run_loop
+from collapse_nb.loop import run_loop
 from collapse_nb.metrics import SETS
+from collapse_nb.records import FIELDS, RUN_FIELDS, arm_of, records
+from collapse_nb.runs import load_run, open_run
 
 SMOKE = dict(train_steps=6, warmup_steps=2, sample_steps=3)
 
@@ -144,7 +146,7 @@ def test_a_training_that_diverges_is_an_error(tmp_path, sabotaged, factor, words
     with pytest.raises(diffusion.Diverged, match=words): run(tmp_path / "r", iterations=3)
     assert len(calls) == (12 if factor == 10 else 7)
     assert [p.name for p in sorted((tmp_path / "r").glob("iteration-*"))] == ["iteration-001", "iteration-002.partial"]
-    assert len(load_run(tmp_path / "r")[1]) == len(pd.read_csv(tmp_path / "r" / "metrics.csv")) == 1
+    assert len(load_run(tmp_path / "r").generations) == len(pd.read_csv(tmp_path / "r" / "metrics.csv")) == 1
     with pytest.raises(diffusion.Diverged, match=words.replace("step 1", r"step \d")): run(tmp_path / "r")  # the same again
     assert isinstance(diffusion.Diverged(), ValueError)
 
@@ -221,7 +223,7 @@ def test_fresh_images_are_new_and_always_taken(tmp_path, paradigm):
         assert (g.train.source[:24] == before.iteration).all() or paradigm == "accumulate"
         seen |= set(new)
     config, loaded = load_run(tmp_path / "r")
-    assert all((a.train.pixels == b.train.pixels).all() for a, b in zip(generations, loaded, strict=True))
+    assert all((a.train.pixels == b.train.pixels).all() for a, b in zip(generations, loaded.generations, strict=True))
     with pytest.raises(ValueError, match="fresh = 0.5: 200 iterations need 3232 real images, digits has 1000"):
         run_loop(load_preset("smoke", fresh=0.5, iterations=200), tmp_path / "s")
     assert not (tmp_path / "s").exists()
@@ -371,9 +373,9 @@ def test_a_run_of_an_older_kind_is_refused_by_name(tmp_path):
 
 def test_load_run_gives_what_run_loop_gave(tmp_path):
     generations = run(tmp_path / "r", strategy="threshold_decay")
-    config, loaded = load_run(tmp_path / "r")
-    assert config == load_preset("smoke", **SMOKE, strategy="threshold_decay")
-    for a, b in zip(generations, loaded, strict=True):
+    loaded = load_run(tmp_path / "r")
+    assert loaded.config == load_preset("smoke", **SMOKE, strategy="threshold_decay")
+    for a, b in zip(generations, loaded.generations, strict=True):
         assert (a.train.pixels == b.train.pixels).all() and (a.index == b.index).all() and a.metrics == b.metrics
     with pytest.raises(FileNotFoundError, match="holds no run"):
         load_run(tmp_path)

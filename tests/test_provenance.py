@@ -10,9 +10,14 @@ import pytest
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.features import load_classifier, probabilities
-from collapse_nb.loop import in_shares, load_run, most_copied, provenance, records, run_loop, unseen_images
+from collapse_nb.loop import run_loop
 from collapse_nb.metrics import SETS, generalization_score
+from collapse_nb.pictures import most_copied
 from collapse_nb.plots import provenance_figure
+from collapse_nb.provenance import provenance
+from collapse_nb.records import records
+from collapse_nb.runs import load_run
+from collapse_nb.unseen import proportional_sizes, unseen_images
 
 SMOKE = dict(train_steps=6, warmup_steps=2, sample_steps=3)
 
@@ -23,10 +28,10 @@ def run(path, **change):
 
 @pytest.fixture(scope="module")
 def greedy(tmp_path_factory):
-    "Three iterations of greedy selection: config, directory, generations."
+    "Three iterations of greedy selection: the run, its directory, its generations."
     path = tmp_path_factory.mktemp("runs") / "greedy"
     generations = run(path, strategy="greedy", iterations=3, eval_samples=20)
-    return load_run(path)[0], path, generations
+    return load_run(path), path, generations
 
 
 def bytes_of(images):
@@ -37,34 +42,35 @@ def bytes_of(images):
     ([11, 11, 10], [100, 32, 32], [32, 32, 29]),  # m = 93, the smallest of 100*32//11, 32*32//11, 32*32//10
     ([1, 0, 3], [5, 0, 5], [2, 0, 4]), ([32], [7], [7]), ([1, 1], [0, 9], [0, 0]), ([3, 1], [100, 1], [3, 1]), ([1, 1, 1], [9, 9, 1], [1, 1, 1])])
 def test_shares_by_the_largest_remainder(counts, available, expected):
-    sizes = in_shares(counts, available)
+    sizes = proportional_sizes(counts, available)
     assert sizes.tolist() == expected and (np.abs(sizes - sizes.sum() * np.array(counts) / sum(counts)) < 1).all()
 
 
 def test_no_counts_are_refused():
     with pytest.raises(ValueError, match=r"counts = \[0, 0\]"):
-        in_shares([0, 0], [3, 3])
+        proportional_sizes([0, 0], [3, 3])
 
 
 def test_the_unseen_set_has_the_shares_of_the_training_set_and_is_in_no_pool(greedy):
-    config, _, generations = greedy
+    run, _, generations = greedy
     heldout, pool = load_images("digits", split="heldout"), bytes_of(load_images("digits"))
-    assert unseen_images(config, generations[0].train, heldout, []) is heldout
+    first = run.before(1)
+    assert unseen_images(first, generations[0].train) is first.heldout and bytes_of(first.heldout) == bytes_of(heldout)
     for g in generations: pool |= bytes_of(g.generated)
     for n in (2, 3):
-        d, before = generations[n - 1].train, generations[:n - 1]
-        unseen = unseen_images(config, d, heldout, before)
+        d, before = generations[n - 1].train, run.before(n)
+        unseen = unseen_images(before, d)
         shares, wanted = (np.bincount(x.source, minlength=n) / len(x) for x in (unseen, d))
         assert (np.abs(shares - wanted) <= 1 / len(unseen)).all()
         assert not bytes_of(unseen) & pool and len(bytes_of(unseen)) == len(unseen)
         assert bytes_of(unseen[unseen.source == 0]) <= bytes_of(heldout)
         for k in range(1, n): assert bytes_of(unseen[unseen.source == k]) <= bytes_of(generations[k - 1].eval)
         assert not bytes_of(unseen) & bytes_of(generations[n - 1].eval)  # E_n is not a source of D_n
-        again = unseen_images(config, d, heldout, before)
+        again = unseen_images(before, d)
         assert (again.pixels == unseen.pixels).all()
         assert generations[n - 1].metrics["gs_unseen[pixel]"] == pytest.approx(generalization_score(unseen, d))
     replaced = dataclasses.replace(generations[2].train, source=np.full(32, 2))  # as under replace: of iteration 2 alone, so E_2 says it all
-    assert bytes_of(unseen_images(config, replaced, heldout, generations[:2])) == bytes_of(generations[1].eval)
+    assert bytes_of(unseen_images(run.before(3), replaced)) == bytes_of(generations[1].eval)
 
 
 def test_samples_to_measure_with_change_no_image_and_no_choice(tmp_path):
@@ -77,8 +83,8 @@ def test_samples_to_measure_with_change_no_image_and_no_choice(tmp_path):
         shared = [k for k in b.metrics if k.split("[")[0] not in of_others | {"seconds"}]
         assert len(shared) > 20 and [a.metrics[k] for k in shared] == [b.metrics[k] for k in shared]
         assert all("novelty[pixel]" in g.metrics for g in (a, b)) and a.metrics["frechet[pixel]"] != b.metrics["frechet[pixel]"]
-    config = load_run(tmp_path / "24")[0]
-    assert config.eval_samples == 24 and config.digest != load_run(tmp_path / "12")[0].digest  # another experiment, another directory
+    config = load_run(tmp_path / "24").config
+    assert config.eval_samples == 24 and config.digest != load_run(tmp_path / "12").config.digest  # another experiment, another directory
     with pytest.raises(ValueError, match="eval_samples = 24 there, 12 here"): run(tmp_path / "24", strategy="threshold_decay", eval_samples=12)
 
 
@@ -104,8 +110,8 @@ def test_a_fork_takes_samples_and_classes_along(tmp_path, greedy):
 
 
 def test_every_training_image_has_a_source_and_a_class(greedy):
-    config, _, generations = greedy
-    table, real = provenance(config, generations), load_images("digits")
+    run, _, generations = greedy
+    table, real = provenance(run), load_images("digits")
     truth, classifier = dict(zip((p.tobytes() for p in real.pixels), real.labels)), load_classifier("digits")
     for g in generations:
         rows = table[table.iteration == g.iteration]
@@ -121,7 +127,7 @@ def test_every_training_image_has_a_source_and_a_class(greedy):
 
 def test_a_class_that_was_asked_for_is_the_class(tmp_path):
     generations = run(tmp_path / "r", guidance=1, iterations=2, eval_samples=32)
-    table, last = provenance(load_run(tmp_path / "r")[0], generations), generations[1]
+    table, last = provenance(load_run(tmp_path / "r")), generations[1]
     rows = table[table.iteration == 2]
     assert rows.label.tolist() == last.train.labels.tolist() and set(rows.known) == {"given", "asked"} and last.metrics["believed"] == 0
     first = generations[0]
@@ -131,7 +137,7 @@ def test_a_class_that_was_asked_for_is_the_class(tmp_path):
 def test_images_without_labels_have_sources_alone(tmp_path):
     np.savez(tmp_path / "mine.npz", pixels=load_images("digits", n=100).pixels)
     generations = run(tmp_path / "r", dataset=f"npz:{tmp_path / 'mine.npz'}", spaces="pixel", paradigm="replace")
-    table = provenance(load_run(tmp_path / "r")[0], generations)
+    table = provenance(load_run(tmp_path / "r"))
     assert (table.label == -1).all() and (table.known == "unknown").all() and set(table.source) == {0, 1}
     assert not any(k.startswith("class_share") for k in generations[1].metrics) and "novelty[pixel]" in generations[1].metrics
     figure = provenance_figure(records(tmp_path / "r"), [most_copied(generations[-1])])

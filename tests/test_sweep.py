@@ -19,6 +19,7 @@ from papermill.cli import _resolve_type
 from PIL import Image
 
 from collapse_nb import config as configs
+from collapse_nb import project
 from collapse_nb.config import load_preset, named_config
 from collapse_nb.evidence import read_records
 from collapse_nb.sweep import (
@@ -55,7 +56,7 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_NB_PLUGINS", "")
     monkeypatch.setitem(configs.NAMES, "strategy", list(configs.NAMES["strategy"]))
     yield str(file)
-    configs.PLUGINS.pop(str(file), None)
+    project.PLUGINS.pop(str(file), None)
 
 
 @pytest.mark.slow

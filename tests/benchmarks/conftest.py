@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from collapse_nb.config import project_root
+from collapse_nb.project import project_root
 
 ROWS = []
 LIMIT = "the machine's matrix product, as many operations"
