@@ -280,13 +280,13 @@ def start_run(config: LoopConfig, kit: Kit) -> subprocess.Popen:
     given = {
         k: v for k, v in vars(config).items() if k != "preset" and v != vars(load_preset(config.preset))[k]
     }
-    values = dict(preset=config.preset, out_dir=path_of(config, kit), **given)
+    values = dict(preset=config.preset, out_dir=path_of(config, kit), figures_dir="none", **given)
     options = [
         x for k, v in values.items() for x in ("-p", k, ", ".join(v) if isinstance(v, tuple) else str(v))
     ]
     with open(f"{path_of(config, kit)}.log", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "collapse_nb.launch", *options],
+            [sys.executable, "-m", "collapse_nb.cli", "run", *options],
             stdout=log,
             stderr=log,
             env=os.environ | {"TQDM_DISABLE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

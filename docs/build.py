@@ -20,7 +20,7 @@ PICTURES = {".png", ".svg", ".jpg"}
 GROUPS = [  # names of notebooks, heading, what they are
     (r"index", "Start here", "The table of contents."),
     (r"\d", "Library", "One idea each, and the source of the package. Each runs in under a minute on two CPU cores; nothing is downloaded."),
-    (r"run_", "Computing", "Entry points for papermill, committed without outputs. With the demo preset a loop takes minutes on two CPU cores, "
+    (r"run_", "Computing", "Entry points for papermill. With the demo preset a loop takes minutes on two CPU cores, "
      "with `-p preset smoke` seconds."),
     (r"fig_|ledger", "Figures and findings", "Drawn in seconds from figures/records/: what the paper claims, and what our numbers say."),
     (r"demo_", "Demos", "For Colab or a terminal: one GPU, or a CPU."),

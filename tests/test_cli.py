@@ -78,7 +78,11 @@ def test_help_teaches_at_once(nb, command, words):
     (("run", "--preset", "dmeo"), "dmeo.*demo"), (("run", "--strategy", "entorpy"), "strategy = 'entorpy'.*threshold_decay"),
     (("run", "--n-train", "many"), "n_train = 'many'"), (("run", "--seed", "-1"), "seed = -1"), (("run", "--more", "alpha"), "key=value"),
     (("run", "--seed", "1", "--more", "seed=2"), "seed: given as a parameter and in more"), (("run", "--n-train", "5000"), "n_train = 5000.*1000"),
-    (("run", "--sede", "1"), "--sede"), (("run", "--fork-from", "nowhere:1"), "nowhere.*names no run"), ((), "COMMAND"),
+    (("run", "--sede", "1"), "--sede"), (("run", "-p", "sede", "1"), "sede = '1': no such parameter"),
+    (("run", "-p", "strategy", "entorpy"), "strategy = 'entorpy'.*threshold_decay"), (("run", "-p", "seed"), "-p: expected 2"),
+    (("run", "-p", "seed", "1", "--seed", "2"), "seed = '1'.*given twice"), (("run", "-p", "seed", "1", "-p", "seed", "2"), "given twice"),
+    (("run", "-p", "n_train", "9", "-p", "more", "n_train=8"), "n_train: given as a parameter and in more"),
+    (("run", "--fork-from", "nowhere:1"), "nowhere.*names no run"), ((), "COMMAND"),
     (("run", "--plugins", "mine.py"), "mine.py.*is not there"), (("run", "--plugins", "no_such_module"), "no_such_module.*cannot be imported"),
     (("select", "nothing", "--n", "3", "--out", "k.npz"), "'nothing'.*no such file or folder"),
     (("select", "{photos}", "--n", "61", "--out", "k.npz"), "n = 61.*2 to 60"),
@@ -234,6 +238,20 @@ def test_a_run_and_its_continuation(nb, tmp_path):
     fork = ("--strategy", "vanilla", "--fork-from", f"{tmp_path / 'run'}:1", "--out-dir", tmp_path / "fork", "--figures-dir", tmp_path / "figures")
     nb(*SMOKE, *fork)
     assert (tmp_path / "fork" / "iteration-001" / "generated.npz").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_what_papermill_takes_is_taken_here(nb, tmp_path):
+    "The same words, the same run; any field of the config; and without plotting packages where no figure is asked for."
+    (tmp_path / "seaborn.py").write_text("raise ImportError('no seaborn here')")
+    words = dict(preset="smoke", strategy="greedy", iterations=1, train_steps=6, more="warmup_steps=2; sample_steps=3", spaces="pixel",
+                 out_dir=tmp_path / "run", figures_dir="none")
+    said = nb("run", *(x for k, v in words.items() for x in ("-p", k, v)), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert "iteration 1/1: GS" in said.stdout and "figure:" not in said.stdout
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["strategy"], config["train_steps"], config["warmup_steps"], config["spaces"]) == ("greedy", 6, 2, ["pixel"])
+    again = nb(*SMOKE, "--strategy", "greedy", "--out-dir", tmp_path / "run", "--figures-dir", "none")
+    assert "all 1 iterations are complete" in again.stdout
 
 
 @pytest.mark.slow

@@ -163,7 +163,12 @@ def test_a_study_is_the_product_of_its_lists(tmp_path):
 
 def test_more_is_parsed_or_refused():
     assert C.parse_more("alpha=0.8; spaces=pixel, classifier;") == {"alpha": "0.8", "spaces": "pixel, classifier"}
-    assert C.parse_more(None) == {}
+    assert C.parse_more(None) == C.parse_more("") == C.parse_more([]) == {}
+    assert C.parse_more(["alpha=0.8", "spaces=pixel; tau=2"]) == dict(alpha="0.8", spaces="pixel", tau="2")
+    assert C.parse_more(dict(alpha=0.8, spaces=["pixel"])) == dict(alpha=0.8, spaces=["pixel"])
+    for wrong in (0.8, [0.8], ["alpha"], {"alhpa": 1}, {1: 2}):
+        with pytest.raises(ValueError, match="more = "):
+            C.parse_more(wrong)
     with pytest.raises(ValueError, match=r"alpha 0.8.*key=value"):
         C.parse_more("alpha 0.8")
     for key in ("name", "path", "preset", "alhpa"):

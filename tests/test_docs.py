@@ -1,7 +1,10 @@
 import html
 import importlib.util
+import json
 import math
+import os
 import re
+import shlex
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -9,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from conftest import ROOT
 
-from collapse_nb.config import load_preset
+from collapse_nb.config import load_preset, named_config
 from collapse_nb.cost import cost
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -153,6 +156,63 @@ def spoken(node) -> str:
 ])
 def test_formulas(tex, words):
     assert spoken(ElementTree.fromstring(module("companion").as_mathml(tex, True))) == words
+
+
+README = (ROOT / "README.md").read_text()
+PAGES = {p.name: p.read_text() for p in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 120 and len(README.encode()) <= 9 * 1024
+    assert len(re.findall(r"^\d\. \*\*", README, re.M)) == 5
+
+
+def heading_id(heading: str) -> str:
+    "As GitHub makes it."
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_anchors_lead_to_headings():
+    for name, text in PAGES.items():
+        for page, anchor in re.findall(r"\]\((?:docs/)?(\w*\.?m?d?)#([^)]+)\)", text):
+            headings = re.findall(r"^#+ (.+)", PAGES[page or name], re.M)
+            assert anchor in map(heading_id, headings), (name, page, anchor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "library.md"])
+def test_code_runs_as_it_is_written(page, tmp_path):
+    "With the preset smoke for demo, in a folder of its own."
+    blocks = re.findall(r"```python\n(.+?)```", PAGES[page], re.S)
+    assert blocks
+    for code in blocks:
+        code = code.replace('load_preset("demo")', 'load_preset("smoke")')
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | dict(PYTHONPATH=str(ROOT)))
+        assert done.returncode == 0, done.stderr
+
+
+def commands(first: str) -> list[list[str]]:
+    "The command lines of the README and of docs that begin so, as a shell splits them."
+    lines = [line for text in PAGES.values() for line in text.splitlines() if line.startswith(first + " ")]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_commands_are_accepted():
+    "Notebooks take the parameters that they are given; the command line knows its options."
+    from collapse_nb.cli import parser
+    for _, *arguments in commands("collapse-nb"):
+        parser().parse_args(arguments)
+    asked = commands("papermill")
+    assert len(asked) > 5
+    for _, notebook, out, *options in asked:
+        cells = json.loads((ROOT / notebook).read_text())["cells"]
+        (known,) = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+        given = dict(zip(options[1::3], options[2::3], strict=True))
+        assert out.endswith(".ipynb") and set(options[::3]) <= {"-p"}
+        assert set(given) <= set(re.findall(r"^(\w+) = ", known, re.M)), (notebook, given)
+        if "run_loop" in notebook and "plugins" not in given and "loners" not in given.values():
+            named_config(**given)
 
 
 PAPER_SCALE = (ROOT / "docs" / "paper_scale.md").read_text()

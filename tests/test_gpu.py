@@ -180,7 +180,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path, change, words):
 
 def test_the_kit_needs_no_notebook_and_no_plotting_package():
     "A bare machine has none of them."
-    code = "import sys, collapse_nb.gpu, collapse_nb.launch; print(*(m for m in sys.modules if '.' not in m))"
+    code = "import sys, collapse_nb.gpu, collapse_nb.cli, collapse_nb.loop; print(*(m for m in sys.modules if '.' not in m))"
     there = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert not there & {"papermill", "nbformat", "nbclient", "IPython", "seaborn", "matplotlib", "cleanfid"}
 

@@ -23,7 +23,7 @@ from collapse_nb.config import load_preset
 from collapse_nb.cost import stand_in
 from collapse_nb.denoiser import Denoiser
 
-DEMOS = sorted(p.stem for p in (ROOT / "nbs").glob("demo_*.ipynb"))
+INSTALLING = ["run_loop", *sorted(p.stem for p in (ROOT / "nbs").glob("demo_*.ipynb"))]
 TINY = "n_train=12; train_steps=6; warmup_steps=2; batch_size=8; sample_steps=3; iterations=1; network=unet-16-32; precision=float32; threads=1"
 
 
@@ -125,18 +125,20 @@ def test_a_sweep_outside_the_repository(fresh, demo):
 # ---- the demos
 
 @pytest.mark.slow
-def test_quickstart_and_again_after_a_disconnect(fresh, demo, smoke):
+def test_run_loop_and_again_after_a_disconnect_and_beside_another_run(fresh, demo, smoke):
     shutil.copytree(smoke[1] / "runs" / "cache", demo.here / "runs" / "cache")  # the classifier, whose training takes longest
-    said = executed(fresh, *demo("demo_quickstart", preset="smoke", iterations=1), pictures=1)
-    assert re.search(r"iteration 1 after iteration 1: vanilla .*, greedy \d+ after", said)
-    assert sorted(p.name for p in demo.here.iterdir()) == ["demo_quickstart.ipynb", "figures", "runs"]
+    said = executed(fresh, *demo("run_loop", preset="smoke", iterations=1), pictures=2)
+    assert re.search(r"iteration 1 after iteration 1: vanilla \d+ after", said)
+    assert sorted(p.name for p in demo.here.iterdir()) == ["figures", "run_loop.ipynb", "runs"]
     before = files(demo.here)
-    assert len({p.parent for p in before if p.name == "metrics.json"}) == 2
-    said = executed(fresh, *demo("demo_quickstart", preset="smoke", iterations=2), pictures=1)
-    assert said.count("1 of 2 iterations are complete") == 2 and re.search(r"iteration 2 after iteration 1: vanilla .*, greedy \d+ after", said)
+    (first,) = {p.parent.parent for p in before if p.name == "metrics.json"}
+    executed(fresh, *demo("run_loop", preset="smoke", iterations=2), pictures=2)
     after = files(demo.here)
     assert before.items() < after.items(), "a complete iteration was written again"
-    assert len({p.parent for p in after if p.name == "metrics.json"}) == 4
+    assert len({p.parent for p in after if p.name == "metrics.json"}) == 2
+    two = dict(preset="smoke", iterations=2, strategy="greedy", compare_with=first.relative_to(demo.here))
+    said = executed(fresh, *demo("run_loop", **two), pictures=2)
+    assert re.search(r"iteration 2 after iteration 1: vanilla .*, greedy \d+ after", said)
 
 
 @pytest.fixture
@@ -218,13 +220,13 @@ def install_cell(name):
     return next(c.source for c in nbformat.read(ROOT / "nbs" / f"{name}.ipynb", 4).cells if "pip" in c.source and c.cell_type == "code")
 
 
-def test_the_demos_install_in_the_same_way():
-    assert len(DEMOS) == 3 and len({install_cell(name) for name in DEMOS}) == 1
+def test_what_installs_itself_does_it_in_the_same_way():
+    assert len(INSTALLING) == 3 and len({install_cell(name) for name in INSTALLING}) == 1
 
 
 @pytest.mark.slow
 def test_the_install_cell_does_nothing_where_the_package_is(fresh, tmp_path):
-    code = "import subprocess; subprocess.run = subprocess.Popen = None\n" + install_cell(DEMOS[0])
+    code = "import subprocess; subprocess.run = subprocess.Popen = None\n" + install_cell(INSTALLING[0])
     done = subprocess.run([fresh.python, "-c", code], cwd=tmp_path, env=fresh.env, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -241,7 +243,7 @@ def test_the_install_cell_installs_from_github_or_says_why_not(tmp_path):
     env = clean_environment(tmp_path, PYTHONPATH=str(lent), PIP_NO_INDEX="1", PIP_NO_DEPS="1", PIP_NO_BUILD_ISOLATION="0",
                             PIP_DISABLE_PIP_VERSION_CHECK="1", GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0=f"url.file://{copy}.insteadOf",
                             GIT_CONFIG_VALUE_0="https://github.com/collapse-nb/collapse_nb")
-    code = install_cell(DEMOS[0]) + "\nimport collapse_nb.config as c; print(c.__file__, c.load_preset('demo').name)"
+    code = install_cell(INSTALLING[0]) + "\nimport collapse_nb.config as c; print(c.__file__, c.load_preset('demo').name)"
     run = lambda: subprocess.run([venv / "bin" / "python", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     failed = run()  # there is nothing yet
     said = "RuntimeError: pip could not install git[+]https://github.com/collapse-nb/collapse_nb.*last words:.*does not (exist|appear to be a git)"

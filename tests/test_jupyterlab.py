@@ -236,7 +236,7 @@ def test_a_notebook_runs_and_is_saved_as_it_should_be(lab, name, pictures, illus
         assert [c.metadata.get("tags") for c in saved.cells] == [c.metadata.get("tags") for c in committed.cells]
         if name == "run_loop":
             (parameters,) = [c for c in saved.cells if c.metadata.get("tags") == ["parameters"]]
-            assert parameters.source.startswith('preset = "smoke"\n') and "preset='smoke'" in str(code[1].outputs)
+            assert parameters.source.startswith('preset = "smoke"\n') and "preset='smoke'" in str(code[2].outputs)
             assert len(list((lab.folder / "runs").glob("*/metrics.csv"))) == 1
 
         # a contributor's next step, `make export`, leaves nothing but outputs, and what was edited

@@ -46,7 +46,7 @@ def test_tags_and_kernel_survive_nbdev_clean(name, cleaned):
 def test_what_colab_reads_survives_nbdev_clean(cleaned):
     "The accelerator that a notebook asks for; the demos for a CPU ask for none."
     asked = {n: nbformat.read(cleaned / f"{n}.ipynb", 4).metadata for n in RUNNABLE if n.startswith("demo_")}
-    assert {n: m.get("accelerator") for n, m in asked.items()} == dict(demo_check_my_images=None, demo_cifar10_gpu="GPU", demo_quickstart=None)
+    assert {n: m.get("accelerator") for n, m in asked.items()} == dict(demo_check_my_images=None, demo_cifar10_gpu="GPU")
     assert asked["demo_cifar10_gpu"].colab == dict(gpuType="T4", provenance=[])
 
 
@@ -137,8 +137,8 @@ def test_the_ledger_is_what_the_records_say(redrawn):
     decided = committed[~committed.verdict.isin(VERDICTS[3:])]
     assert decided.low.notna().all() and (decided.seeds > 1).all() and decided.decides.isin(preset_names()).all()
     table = [line for line in text_of(nbformat.read(folder / "ledger.ipynb", 4)).splitlines() if line.startswith("| ")]
-    readme = (ROOT / "README.md").read_text()
-    assert len(table) > 5 and not [line for line in table if line not in readme], "the README's table is another than the ledger prints"
+    findings = (ROOT / "docs" / "findings.md").read_text()
+    assert len(table) > 5 and not [line for line in table if line not in findings], "docs/findings.md has another table than the ledger prints"
 
 
 @pytest.mark.slow

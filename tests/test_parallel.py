@@ -174,13 +174,14 @@ def test_what_cannot_be_shared_is_refused_before_any_work(monkeypatch):
 def test_the_loop_in_two_processes(tmp_path):
     "One run directory, whole, whose numbers are those of one process up to rounding."
     fields = dict(preset="smoke", strategy="greedy", paradigm="replace", train_steps=6, warmup_steps=2, sample_steps=3, sample_batch=16)
-    arguments = [a for k, v in fields.items() for a in ("-p", k, str(v))]
-    script = f"from collapse_nb.launch import main\nmain({[*arguments, '-p', 'out_dir', str(tmp_path / 'two')]!r})\n"
+    arguments = ["run", "-p", "figures_dir", "none", *(a for k, v in fields.items() for a in ("-p", k, str(v)))]
+    two = [*arguments, "-p", "out_dir", str(tmp_path / "two")]
+    script = f"import sys\nfrom collapse_nb.cli import main\nsys.exit(main({two!r}))\n"
     out = launch(tmp_path, script)
     assert out.returncode == 0, out.stderr
     assert out.stdout.count("iteration 2/2") == 1  # the main process alone speaks
-    from collapse_nb.launch import main
-    main([*arguments, "-p", "out_dir", str(tmp_path / "one")])
+    from collapse_nb.cli import main
+    assert main([*arguments, "-p", "out_dir", str(tmp_path / "one")]) == 0
     one, two = (pd.read_csv(tmp_path / n / "metrics.csv") for n in ("one", "two"))
     assert len(one) == len(two) == 2 and not list((tmp_path / "two").glob("*.partial"))
     for column in ("loss", "gs[pixel]", "entropy[pixel]"):

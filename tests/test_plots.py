@@ -114,6 +114,8 @@ def test_pictures_in_notebooks_have_alternative_texts(path):
     assert all(len(o.metadata.get("image/png", {}).get("alt", "")) > 20 for o in outputs)
 
 
-def test_pictures_of_the_readme_have_alternative_texts():
-    found = re.findall(r"!\[([^\]]*)\]\((figures/[^)]+)\)", (ROOT / "README.md").read_text())
-    assert len(found) >= 3 and all(len(words) > 20 and (ROOT / file).with_suffix(".svg").exists() for words, file in found)
+def test_pictures_of_the_readme_and_the_findings_have_alternative_texts():
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/findings.md")]
+    found = [re.findall(r"!\[([^\]]*)\]\((?:\.\./)?(figures/[^)]+)\)", text) for text in texts]
+    assert [len(f) for f in found] == [1, 3]
+    assert all(len(words) > 20 and (ROOT / file).with_suffix(".svg").exists() for words, file in sum(found, []))
