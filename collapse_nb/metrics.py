@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from .blocks import PointSet, lower_bounds, product_slack, squared_pairs
 from .config import derive_seed
 from .data import Images
+from .device import full_precision
 from .entropy import count_copies, kl_entropy
 from .features import classifier_for, embed, probabilities
-from .neighbors import PointSet, as_points, full_precision, lower_bounds, nearest, product_slack
-from .neighbors import squared_distances, squared_pairs
+from .neighbors import as_points, nearest, squared_distances
 
 # %% ../nbs/09_metrics.ipynb #8ca6c5d2
 def same_kind(
