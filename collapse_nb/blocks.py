@@ -37,7 +37,7 @@ def flattened(points, name: str):
         raise ValueError(f"{name} of dtype {x.dtype} (allowed: integers and floats)")
     return x.reshape(len(x), -1)
 
-# %% ../nbs/02b_blocks.ipynb #17483371
+
 def _blocks(n: int, rows: int, start: int = 0):
     "Slices of `rows` rows that cover start..n."
     return (slice(i, min(i + rows, n)) for i in range(start, n, rows))
