@@ -38,8 +38,8 @@ def kl_entropy(
     *,
     floor: float | None = None,  # what replaces a smaller distance; None: `zero_floor(points)`
 ) -> float:  # nats, in the space of the points
-    """Kozachenko-Leonenko differential entropy (Kozachenko and Leonenko 1987; for any k: Goria et al. 2005, equation 2).
-    Raises ValueError for k >= N, empty or non-finite points, or floor <= 0."""
+    """Kozachenko-Leonenko differential entropy (Kozachenko and Leonenko 1987; for any k: Goria et al. 2005,
+    equation 2). Raises ValueError for k >= N, empty or non-finite points, or floor <= 0."""
     constant, d, logs = _terms(points, k, floor)
     return float(constant + d * logs.mean())
 
@@ -50,7 +50,8 @@ def kl_entropy_per_point(
     *,
     floor: float | None = None,  # what replaces a smaller distance; None: `zero_floor(points)`
 ) -> np.ndarray:  # float64 [N], nats
-    "Each point's term of `kl_entropy`: their mean is the entropy, a low one marks a point with a close neighbour. Raises as `kl_entropy`."
+    """Each point's term of `kl_entropy`: their mean is the entropy, a low one marks a point with a close
+    neighbour. Raises as `kl_entropy`."""
     constant, d, logs = _terms(points, k, floor)
     return constant + d * logs
 

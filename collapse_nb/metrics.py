@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['NEAR_DUPLICATE', 'PRDC_K', 'DISTRIBUTION', 'SETS', 'same_kind', 'distance_to_train', 'generalization_score',
            'resampled_means', 'bootstrap', 't_interval', 'novelty_ratio', 'mnnd', 'variance', 'near_duplicate_distance',
-           'memorized', 'memorized_fraction', 'authentic', 'of_one_set', 'frechet_distance', 'kernel_distance',
-           'inside_balls', 'prdc', 'vendi_score', 'distribution', 'measure_space', 'in_each_space', 'measure']
+           'memorized', 'memorized_fraction', 'authentic', 'of_one_set', 'frechet_distance', 'disjoint_parts',
+           'frechet_floor', 'frechet_infinity', 'kernel_distance', 'prdc', 'vendi_score', 'distribution',
+           'measure_space', 'in_each_space', 'measure']
 
 # %% ../nbs/09_metrics.ipynb #54edd644
 import hashlib
@@ -17,30 +18,36 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from .blocks import PointSet, inside_balls
 from .config import derive_seed
 from .data import Images
+from .device import full_precision
 from .entropy import count_copies, kl_entropy
 from .features import classifier_for, embed, probabilities
-from .neighbors import PointSet, as_points, full_precision, lower_bounds, nearest, product_slack
-from .neighbors import squared_distances, squared_pairs
+from .neighbors import as_points, nearest, squared_distances
 
 # %% ../nbs/09_metrics.ipynb #8ca6c5d2
 def same_kind(
     **sets,  # name -> Images or points
 ) -> None:
-    "Raises ValueError for Images of different shapes (grey against RGB too, where the numbers of values agree) or points of different dimension."
+    """Raises ValueError for points of different dimension, or Images of different shapes: grey against RGB
+    too, where the numbers of values agree."""
     shapes = {name: list(x.shape if isinstance(x, Images) else np.shape(x)[1:]) for name, x in sets.items()}
     images = {tuple(shapes[name]) for name, x in sets.items() if isinstance(x, Images)}
     if len(images) > 1 or len({math.prod(shape) for shape in shapes.values()}) > 1:
-        colour = {n: {1: "grey ", 3: "RGB "}.get(x.shape[0]) if isinstance(x, Images) else "" for n, x in sets.items()}
-        raise ValueError(", ".join(f"{n}: {colour[n]}{shapes[n]}" for n in sets) + " (allowed: one shape)")
+        said = []
+        for name, x in sets.items():
+            colour = {1: "grey ", 3: "RGB "}.get(x.shape[0]) if isinstance(x, Images) else ""
+            said.append(f"{name}: {colour}{shapes[name]}")
+        raise ValueError(", ".join(said) + " (allowed: one shape)")
 
 # %% ../nbs/09_metrics.ipynb #2f799ee8
 def distance_to_train(
     generated,  # G_n: Images (pixels 0..255) or points [M, ...]
     train,  # D_n, in the same space
 ) -> np.ndarray:  # float64 [M], in the units of the space
-    "Distance from each generated point to its nearest training point. Raises ValueError as `nearest` and `same_kind`."
+    """Distance from each generated point to its nearest training point.
+    Raises ValueError as `nearest` and `same_kind`."""
     same_kind(generated=generated, train=train)
     return nearest(generated, train)[0][:, 0]
 
@@ -49,7 +56,8 @@ def generalization_score(
     generated,  # G_n: Images (pixels 0..255) or points [M, ...]
     train,  # D_n, in the same space
 ) -> float:  # in the units of the space
-    "Mean distance to the nearest training point (arXiv 2509.16499). Low: copies. Raises ValueError as `distance_to_train`."
+    """Mean distance to the nearest training point (arXiv 2509.16499). Low: copies.
+    Raises ValueError as `distance_to_train`."""
     return float(distance_to_train(generated, train).mean())
 
 # %% ../nbs/09_metrics.ipynb #e91f48ca
@@ -60,14 +68,20 @@ def resampled_means(
     seed: int = 0,  # everything random is derived from it
     stage: str = "bootstrap",  # another name, other draws
 ) -> np.ndarray:  # float64 [repeats]
-    "Means of bootstrap samples. Raises ValueError for values that are not at least two finite numbers in a row, or repeats below 1."
+    """Means of bootstrap samples.
+    Raises ValueError for values that are not at least two finite numbers in a row, or repeats below 1."""
     x = np.asarray(values, np.float64)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
-        raise ValueError(f"values of shape {list(x.shape)}, {int((~np.isfinite(x)).sum())} NaN or infinite (allowed: at least 2 finite numbers, [M])")
+        raise ValueError(f"values of shape {list(x.shape)}, {int((~np.isfinite(x)).sum())} NaN or infinite "
+                         "(allowed: at least 2 finite numbers, [M])")
     if isinstance(repeats, bool) or not isinstance(repeats, (int, np.integer)) or repeats < 1:
         raise ValueError(f"repeats = {repeats!r} (allowed: a whole number from 1)")
     rng, rows = np.random.default_rng(derive_seed(seed, 0, stage)), max(1, (1 << 20) // len(x))
-    return np.concatenate([x[rng.integers(len(x), size=(min(rows, repeats - i), len(x)))].mean(1) for i in range(0, repeats, rows)])
+    means = []
+    for i in range(0, repeats, rows):
+        drawn = rng.integers(len(x), size=(min(rows, repeats - i), len(x)))
+        means.append(x[drawn].mean(1))
+    return np.concatenate(means)
 
 # %% ../nbs/09_metrics.ipynb #3ba8d370
 def bootstrap(
@@ -78,13 +92,16 @@ def bootstrap(
     repeats: int = 1000,
     seed: int = 0,  # everything random is derived from it
 ) -> tuple[float, float]:  # low, high; both NaN where `over` is zero, all of it or all that was drawn once
-    "Percentile interval of the mean, over images (Efron 1979). Raises ValueError as `resampled_means`, or for a level outside 0..1."
-    if not 0 < level < 1: raise ValueError(f"level = {level!r} (allowed: between 0 and 1, both excluded)")
+    """Percentile interval of the mean, over images (Efron 1979).
+    Raises ValueError as `resampled_means`, or for a level outside 0..1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level!r} (allowed: between 0 and 1, both excluded)")
     means = resampled_means(values, repeats=repeats, seed=seed)
     if over is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
             means = means / resampled_means(over, repeats=repeats, seed=seed, stage="bootstrap over")
-    if not np.isfinite(means).all(): return math.nan, math.nan
+    if not np.isfinite(means).all():
+        return math.nan, math.nan
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -93,13 +110,17 @@ def t_interval(
     values,  # [K], one a seed; for two strategies the differences of runs with the same seed
     level: float = 0.95,
 ) -> tuple[float, float, float]:  # mean, low, high; no interval (NaN) for one value
-    "Student's t interval of a mean. Raises ValueError for no value, for one that is not finite, or a level outside 0..1."
+    """Student's t interval of a mean.
+    Raises ValueError for no value, for one that is not finite, or a level outside 0..1."""
     x = np.asarray(values, np.float64)
     if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"values = {x.tolist()} (allowed: at least one finite number, [K])")
-    if not 0 < level < 1: raise ValueError(f"level = {level!r} (allowed: between 0 and 1, both excluded)")
-    half = student.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x)**.5 if len(x) > 1 else math.nan
-    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level!r} (allowed: between 0 and 1, both excluded)")
+    mean, half = x.mean(), math.nan
+    if len(x) > 1:
+        half = student.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x)**.5
+    return float(mean), float(mean - half), float(mean + half)
 
 # %% ../nbs/09_metrics.ipynb #00412800
 def novelty_ratio(
@@ -107,7 +128,8 @@ def novelty_ratio(
     train,  # D_n, in the same space
     unseen,  # samples of D_n's own sources, in its shares, that no training saw; in the same space
 ) -> float:  # 0: copies, 1: as novel as a fresh sample; NaN where every unseen point is a copy
-    "GS(generated, train) / GS(unseen, train), comparable between sizes N and spaces. Raises ValueError as `distance_to_train`."
+    """GS(generated, train) / GS(unseen, train), comparable between sizes N and spaces.
+    Raises ValueError as `distance_to_train`."""
     same_kind(generated=generated, train=train, unseen=unseen)
     made, fresh = generalization_score(generated, train), generalization_score(unseen, train)
     return made / fresh if fresh else math.nan
@@ -134,16 +156,19 @@ def memorized(
     train,  # [N, ...], N >= 2
     ratio: float = 1 / 3,  # d1 / d2 below it is a copy
 ) -> np.ndarray:  # bool [M]
-    "Which generated points are copies. d1 = 0 always is; where no second image is left to compare with, so it is too."
+    """Which generated points are copies. d1 = 0 always is;
+    where no second image is left to compare with, so it is too."""
     same_kind(generated=generated, train=train)
     g, t = as_points(generated, "generated"), as_points(train, "train")
-    if not 0 < ratio < 1: raise ValueError(f"ratio = {ratio!r} (allowed: between 0 and 1, both excluded)")
+    if not 0 < ratio < 1:
+        raise ValueError(f"ratio = {ratio!r} (allowed: between 0 and 1, both excluded)")
     near = near_duplicate_distance(train)**2
     (d1, first), copies = nearest(g, t), np.zeros(len(g), bool)
     for i in range(0, len(g), 256):
         other = squared_distances(t[first[i:i + 256, 0]], t) > near
         d2 = np.sqrt(np.where(other, squared_distances(g[i:i + 256], t), np.inf).min(1))
-        copies[i:i + 256] = (d1[i:i + 256, 0] == 0) | (d1[i:i + 256, 0] < ratio * d2)
+        nearest_one = d1[i:i + 256, 0]
+        copies[i:i + 256] = (nearest_one == 0) | (nearest_one < ratio * d2)
     return copies
 
 # %% ../nbs/09_metrics.ipynb #2e75746b
@@ -156,26 +181,30 @@ def authentic(
     generated,  # [M, ...]
     train,  # [N, ...], N >= 2
 ) -> np.ndarray:  # bool [M]
-    """Which generated points are farther from their nearest training point (the lowest index of several) than that one is from its nearest
-    other training point (Alaa et al. 2022, arXiv 2102.08921; strictly, as there). Raises ValueError for one training point alone."""
+    """Which generated points are farther from their nearest training point (the lowest index of several) than
+    that one is from its nearest other one (Alaa et al. 2022, arXiv 2102.08921; strictly, as there).
+    Raises ValueError for one training point alone."""
     same_kind(generated=generated, train=train)
-    if len(train) < 2: raise ValueError(f"train has {len(train)} point (allowed: at least 2)")
+    if len(train) < 2:
+        raise ValueError(f"train has {len(train)} point (allowed: at least 2)")
     (d1, first), own = nearest(generated, train), nearest(train, train, exclude_self=True)[0]
     return d1[:, 0] > own[first[:, 0], 0]
 
 # %% ../nbs/09_metrics.ipynb #76d960d8
-_FOUND: dict[tuple, object] = {}  # (function, its arguments, a digest of the points) -> what it returned, of the last few large sets
+_FOUND: dict[tuple, object] = {}  # (function, arguments, digest of points) -> result, of the last large sets
 
 def of_one_set(
     function: Callable,  # of one set of points, and of arguments
     points,  # [N, ...]: Images, numpy or torch
     *arguments,
 ):
-    "function(points, *arguments), remembered for more than 2,000 points: for held-out images, which are the same in every iteration."
+    """function(points, *arguments), remembered for more than 2,000 points: for held-out images,
+    which are the same in every iteration."""
     if len(points) <= 2000:
         return function(points, *arguments)
     content = np.ascontiguousarray(as_points(points))
-    key = (function.__name__, arguments, content.shape, content.dtype.str, hashlib.blake2b(content, digest_size=16).digest())
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    key = (function.__name__, arguments, content.shape, content.dtype.str, digest)
     if key not in _FOUND:
         _FOUND[key] = function(points, *arguments)
     while len(_FOUND) > 12:
@@ -191,7 +220,8 @@ def _two_sets(features_a, features_b) -> tuple[np.ndarray, np.ndarray]:  # float
     "Raises ValueError for sets of another dimension, of fewer than two points, or with NaN."
     a, b = (as_points(x, f"features_{s}").astype(np.float64) for s, x in zip("ab", (features_a, features_b)))
     if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"features of shapes {list(a.shape)} and {list(b.shape)} (allowed: one dimension, at least 2 points each)")
+        raise ValueError(f"features of shapes {list(a.shape)} and {list(b.shape)} "
+                         "(allowed: one dimension, at least 2 points each)")
     same_kind(features_a=features_a, features_b=features_b)
     return a, b
 
@@ -199,11 +229,67 @@ def frechet_distance(
     features_a,  # [M, d], M >= 2
     features_b,  # [N, d], N >= 2
 ) -> float:  # in squared units of the space; biased upwards for small M and N
-    "Squared 2-Wasserstein distance between Gaussian fits (Heusel et al. 2017). Raises ValueError below two points."
+    """Squared 2-Wasserstein distance between Gaussian fits (Heusel et al. 2017).
+    Raises ValueError below two points."""
     a, b = _two_sets(features_a, features_b)
     r_a, r_b = _root_of_covariance(a), of_one_set(_root_of_covariance, b)
     cross = np.linalg.svd(r_a @ r_b.T, compute_uv=False).sum()
     return float(((a.mean(0) - b.mean(0))**2).sum() + (r_a**2).sum() + (r_b**2).sum() - 2 * cross)
+
+# %% ../nbs/09_metrics.ipynb #b86685c9
+def disjoint_parts(
+    points: np.ndarray,  # [M, d]
+    n: int,  # in each part
+    seed: int,  # everything random is derived from it
+) -> np.ndarray:  # [M // n, n, d]
+    "Points in random order, cut into as many parts as there are; a rest is left out."
+    order = np.random.default_rng(seed).permutation(len(points))[:len(points) // n * n]
+    return points[order.reshape(-1, n)]
+
+# %% ../nbs/09_metrics.ipynb #93579f8e
+def frechet_floor(
+    real,  # [M, d]: features of real images, M >= 2n
+    n: int,  # N
+    *,
+    seed: int = 0,  # everything random is derived from it
+) -> float:  # in squared units of the space
+    """Mean Frechet distance between disjoint random sets of N real images: as many pairs as there are.
+    Raises ValueError for n not in 2..M/2."""
+    x = as_points(real, "real")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 2 <= n <= len(x) // 2:
+        raise ValueError(f"n = {n!r} is out of range (allowed: 2 to {len(x) // 2}, half of the real points)")
+    parts = disjoint_parts(x, n, derive_seed(seed, 0, "frechet floor", n))
+    return float(np.mean([frechet_distance(a, b) for a, b in zip(parts[::2], parts[1::2])]))
+
+# %% ../nbs/09_metrics.ipynb #4c5fec23
+def _frechet_of_parts(a: np.ndarray, b: np.ndarray, n: int, seed: int) -> float:
+    "Mean Frechet distance of as many disjoint parts of n points as both sets have."
+    a = disjoint_parts(a, n, derive_seed(seed, 0, "frechet infinity a", n))
+    b = disjoint_parts(b, n, derive_seed(seed, 0, "frechet infinity b", n))
+    return np.mean([frechet_distance(x, y) for x, y in zip(a, b)])
+
+
+def frechet_infinity(
+    a,  # [M, d]: features
+    b,  # [K, d], in the same space
+    *,
+    sizes: Sequence[int] | None = None,  # N of the subsets; None: eight, from a quarter of the smaller set
+    seed: int = 0,  # everything random is derived from it
+) -> float:  # in squared units of the space; unbiased to first order: may be below 0
+    """Intercept of the Frechet distance against 1/N (after Chong and Forsyth 2020, arXiv 1911.07023, with
+    subsets of both sets).
+    Raises ValueError for fewer than two different sizes, or a size not in 2..min(M, K)."""
+    same_kind(a=a, b=b)
+    a, b = as_points(a, "a"), as_points(b, "b")
+    most = min(len(a), len(b))
+    if sizes is None:
+        sizes = np.unique(np.linspace(max(2, most / 4), most, 8).astype(int))
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sizes)
+    if not whole or len(set(sizes)) < 2 or not all(2 <= n <= most for n in sizes):
+        raise ValueError(f"sizes = {list(sizes)} "
+                         f"(allowed: at least two different whole numbers, 2 to {most})")
+    values = [_frechet_of_parts(a, b, int(n), seed) for n in sizes]
+    return float(np.polyfit(1 / np.asarray(sizes, np.float64), values, 1)[1])
 
 # %% ../nbs/09_metrics.ipynb #17a74ddd
 def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
@@ -220,34 +306,12 @@ def kernel_distance(
     features_a,  # [M, d], M >= 2
     features_b,  # [N, d], N >= 2
 ) -> float:  # may be below 0 for sets of one distribution
-    """Unbiased squared maximum mean discrepancy of the kernel (a b / d + 1)^3, all pairs (KID: Binkowski et al. 2018, arXiv 1801.01401).
+    """Unbiased squared maximum mean discrepancy of the kernel (a b / d + 1)^3, all pairs
+    (KID: Binkowski et al. 2018, arXiv 1801.01401).
     Raises ValueError as `frechet_distance`."""
     a, b = _two_sets(features_a, features_b)
     alone = _kernel_alone(a) + of_one_set(_kernel_alone, b)
     return float(alone - 2 * _kernel_sum(a, b) / (len(a) * len(b)))
-
-# %% ../nbs/09_metrics.ipynb #883d7ca6
-def inside_balls(
-    a: PointSet, b: PointSet,  # the real and the generated points
-    i: slice, j: slice,  # a block of each
-    radius_a: np.ndarray, radius_b: np.ndarray,  # float64 [N], [M]: how far the balls reach
-    dtype: torch.dtype = torch.float32,  # of the product
-) -> list[torch.Tensor]:  # bool [n, m] twice: b's points in a's balls, a's points in b's balls
-    "Which distances of a block are below the radii of its rows, and of its columns; exact."
-    x, y, slack, eps = a.block(i, dtype), b.block(j, dtype), product_slack(a, b, dtype), 4 * torch.finfo(dtype).eps
-    low = lower_bounds(x, y, slack)
-    high = low + (2.02 * slack * (y.norms + x.norms.max()) + 2 * PointSet.tiny)
-    radii = radius_a[i][:, None], radius_b[j][None]
-    squared = [torch.from_numpy(np.where(r > 0, (r * a.scale)**2, -np.inf)).to(low) for r in radii]
-    sure = [high < s * (1 - eps) for s in squared]
-    open_ = torch.zeros_like(low, dtype=torch.bool)
-    for yes, s in zip(sure, squared): open_ |= (low < s * (1 + eps)) ^ yes
-    p, q = torch.nonzero(open_, as_tuple=True)
-    if len(p) > low.numel() // 32 and dtype == torch.float32: return inside_balls(a, b, i, j, radius_a, radius_b, torch.float64)
-    rows, columns = x.rows[p.cpu().numpy()], y.rows[q.cpu().numpy()]
-    distance = np.sqrt(squared_pairs(a, rows, b, columns))
-    for yes, r in zip(sure, (radius_a[rows], radius_b[columns])): yes[p, q] = torch.from_numpy(distance < r).to(yes.device)
-    return sure
 
 # %% ../nbs/09_metrics.ipynb #e3280fed
 def _reach(x, k: int) -> np.ndarray:  # float64 [N]
@@ -261,12 +325,14 @@ def prdc(
     *,
     block: int = 1 << 22,  # distances held at a time
 ) -> dict[str, float]:  # precision, recall, coverage in 0..1, density from 0
-    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), equal to the package `prdc`; memory O((N + M) d).
+    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), equal to the
+    package `prdc`; memory O((N + M) d).
     Raises ValueError for sets that cannot be compared, NaN, or k not below the size of both sets."""
     same_kind(real=real, generated=generated)
     most = min(len(real), len(generated)) - 1
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
-        raise ValueError(f"k = {k!r} is out of range for {len(real)} real and {len(generated)} generated points (allowed: 1 to {most})")
+        raise ValueError(f"k = {k!r} is out of range for {len(real)} real and {len(generated)} generated "
+                         f"points (allowed: 1 to {most})")
     r, g = of_one_set(_reach, real, k), _reach(generated, k)
     a = PointSet(real, "real", keep=True)
     b = PointSet(generated, "generated", like=a, keep=True)
@@ -279,27 +345,33 @@ def prdc(
                 held[j] += in_real.sum(0, dtype=torch.int32).cpu().numpy()
                 covered[i] |= in_real.any(1).cpu().numpy()
                 recalled[i] |= in_generated.any(1).cpu().numpy()
-    return {name: float(v) for name, v in dict(
-        precision=(held > 0).mean(), recall=recalled.mean(), density=1 / k * held.mean(), coverage=covered.mean()).items()}
+    return dict(precision=float((held > 0).mean()), recall=float(recalled.mean()),
+                density=float(1 / k * held.mean()), coverage=float(covered.mean()))
 
 # %% ../nbs/09_metrics.ipynb #0901a7e1
 def vendi_score(
     points,  # [N, ...]: Images, numpy or torch
-    kernel: str = "cosine",  # "cosine", "linear" (inner products over their mean square, so not 1 on each diagonal) or "rbf"
+    kernel: str = "cosine",  # "cosine", "rbf" or "linear" (inner products over their mean square)
     *,
-    width: float | None = None,  # of rbf, exp(-distance^2 / (2 width^2)); None: root-mean-square distance of two points. Compare at equal width
+    width: float | None = None,  # of rbf; None: root-mean-square distance of two points. Compare equal ones
 ) -> float:  # 1 to N: so many different points, in effect
-    """Exponential of the entropy of the kernel's eigenvalues (Friedman and Dieng 2023, arXiv 2210.02410). A zero vector has, for the cosine, a
-    direction of its own. Time O(N d min(N, d)), rbf O(N^3) and memory O(N^2). Raises ValueError for another kernel or width, or NaN."""
-    if kernel not in ("cosine", "linear", "rbf"): raise ValueError(f"kernel = {kernel!r} (allowed: cosine, linear, rbf)")
-    if width is not None and not 0 < width < math.inf: raise ValueError(f"width = {width!r} (allowed: none, or a finite distance above 0)")
+    """Exponential of the entropy of the kernel's eigenvalues (Friedman and Dieng 2023, arXiv 2210.02410).
+    rbf is exp(-distance^2 / (2 width^2)); a zero vector has, for the cosine, a direction of its own.
+    Time O(N d min(N, d)), rbf O(N^3) and memory O(N^2).
+    Raises ValueError for another kernel or width, or NaN."""
+    if kernel not in ("cosine", "linear", "rbf"):
+        raise ValueError(f"kernel = {kernel!r} (allowed: cosine, linear, rbf)")
+    if width is not None and not 0 < width < math.inf:
+        raise ValueError(f"width = {width!r} (allowed: none, or a finite distance above 0)")
     x = as_points(points).astype(np.float64)
     if kernel == "rbf":
         width = width or math.sqrt(2 * variance(x)) or 1.0
         gram = np.exp(squared_distances(x, x) / (-2 * width**2))
     else:
-        x = np.hstack([x / (np.abs(x).max() or 1), ~x.any(1, keepdims=True)])  # the scale cancels; the last column is a zero vector's direction
-        if kernel == "cosine": x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        zero = ~x.any(1, keepdims=True)  # a column that is a zero vector's direction
+        x = np.hstack([x / (np.abs(x).max() or 1), zero])  # the scale cancels
+        if kernel == "cosine":
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
         gram = x.T @ x if x.shape[1] < len(x) else x @ x.T
     values = np.linalg.eigvalsh(gram / np.trace(gram))
     values = values[values > 0]
@@ -311,18 +383,21 @@ PRDC_K = 5  # neighbours in precision, recall, density and coverage: the k of Na
 def distribution(
     samples,  # E_n, or real images beside it: Images or points of one space, at least 2
     heldout,  # real images that no training saw, in the same space
-) -> dict[str, float]:  # metric -> value; precision to coverage are left out where a set has fewer than PRDC_K + 1 points
-    "How well samples stand for real images: Frechet and kernel distance, Vendi score, precision to coverage. Raises ValueError as `prdc`."
-    rows = dict(frechet=frechet_distance(samples, heldout), kernel=kernel_distance(samples, heldout), vendi=vendi_score(samples))
+) -> dict[str, float]:  # metric -> value; precision to coverage where both have more than PRDC_K points
+    """How well samples stand for real images: Frechet and kernel distance, Vendi score, precision to
+    coverage. Raises ValueError as `prdc`."""
+    rows = dict(frechet=frechet_distance(samples, heldout), kernel=kernel_distance(samples, heldout))
+    rows["vendi"] = vendi_score(samples)
     if min(len(samples), len(heldout)) > PRDC_K:
         rows |= prdc(heldout, samples, PRDC_K)
     return rows
 
 # %% ../nbs/09_metrics.ipynb #f6b2cfc5
 def measure_space(
-    train, generated, samples, heldout, unseen,  # D_n, G_n, E_n, real images, samples of D_n's own sources: of one space
+    train, generated, samples,  # D_n, G_n, E_n: of one space
+    heldout, unseen,  # real images, and samples of D_n's own sources
 ) -> dict[str, float]:  # metric -> value
-    "Every metric of one iteration in one space: of G_n against D_n, of D_n itself, of E_n against held-out real images."
+    "Every metric in one space: of G_n against D_n, of D_n itself, of E_n against held-out real images."
     far, copies = distance_to_train(generated, train), memorized(generated, train)
     rows = dict(
         gs=float(far.mean()), gs_heldout=generalization_score(heldout, train), memorized=float(copies.mean()),
@@ -360,26 +435,32 @@ def measure(
     samples: Images,  # E_n: samples of the same model that no pool contains
     heldout: Images,  # real images that no training saw
     spaces: tuple[str, ...],  # in which to measure
-    unseen: Images | None = None,  # samples of D_n's own sources, in its shares, that no training saw; None: heldout
+    unseen: Images | None = None,  # of D_n's own sources, in its shares; None: heldout
     device: str = "cpu",  # where the spaces' networks run
 ) -> dict[str, float]:  # "metric[space]" -> value
-    """Every metric of one iteration in every space (`measure_space`). Values of D_n, G_n and E_n are named by what they measure (`SETS`).
+    """Every metric of one iteration in every space (`measure_space`), named by what it measures (`SETS`).
     Raises ValueError for images of different shapes or fewer than two, before anything is computed."""
-    sets = dict(train=train, generated=generated[:len(train)], samples=samples, heldout=heldout, unseen=heldout if unseen is None else unseen)
+    sets = dict(train=train, generated=generated[:len(train)], samples=samples, heldout=heldout)
+    sets["unseen"] = heldout if unseen is None else unseen
     same_kind(**sets)
-    if few := [f"{name} has {len(x)}" for name, x in sets.items() if len(x) < 2 and name != "unseen"]:
+    few = [f"{name} has {len(x)}" for name, x in sets.items() if len(x) < 2 and name != "unseen"]
+    if few:
         raise ValueError(f"{', '.join(few)} image (allowed: at least 2)")
     rows = in_each_space(spaces, measure_space, *sets.values(), device=device)
     if heldout.labels is not None:
-        rows["confidence"] = float(probabilities(classifier_for(heldout).model, sets["generated"]).max(1).mean())
+        found = probabilities(classifier_for(heldout).model, sets["generated"])
+        rows["confidence"] = float(found.max(1).mean())
     return rows
 
 # %% ../nbs/09_metrics.ipynb #cb54df80
-_OF_GENERATED = ("gs", "gs_low", "gs_high", "gs_relative", "novelty", "novelty_low", "novelty_high", "memorized", "memorized_low",
-                 "memorized_high", "authentic", "entropy_generated", "confidence")
-DISTRIBUTION = ("frechet", "kernel", "vendi", "precision", "recall", "density", "coverage")  # what `distribution` measures
+_OF_GENERATED = ("gs", "gs_low", "gs_high", "gs_relative", "novelty", "novelty_low", "novelty_high",
+                 "memorized", "memorized_low", "memorized_high", "authentic", "entropy_generated",
+                 "confidence")
+# what `distribution` measures
+DISTRIBUTION = ("frechet", "kernel", "vendi", "precision", "recall", "density", "coverage")
 SETS = {  # metric -> the set it measures
     **dict.fromkeys(_OF_GENERATED, "G_n"), **dict.fromkeys(DISTRIBUTION, "E_n"),
-    **dict.fromkeys(("entropy", "copies", "mnnd", "variance", "frechet_train", "share", "real_in_pool"), "D_n"),
+    **dict.fromkeys(("entropy", "copies", "mnnd", "variance", "frechet_train"), "D_n"),
+    **dict.fromkeys(("share", "real_in_pool"), "D_n"),
     **{f"{name}_d1": "D_1" for name in DISTRIBUTION}, **{f"{name}_real": "real" for name in DISTRIBUTION},
     "gs_heldout": "heldout", "gs_unseen": "unseen"}

@@ -1,4 +1,4 @@
-"""The report on sets of images, and how far selections in different spaces agree."""
+"""The report on sets of images."""
 
 import io
 import json
@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 import collapse_nb
-from collapse_nb import agreement as A
 from collapse_nb import health as H
 from collapse_nb.data import Images, load_images
 from collapse_nb.fid import export_images, export_npz
@@ -243,44 +242,3 @@ def test_spoil():
     assert (blend == (x.pixels.astype(int) + np.roll(x.pixels, 1, 0)) // 2).all()
     assert (H.spoil(x, "noise", 1).pixels != noise).any()
     with pytest.raises(ValueError, match="kind = 'fog'.*blend"): H.spoil(x, "fog")
-
-
-# Agreement
-
-
-def test_random_features_come_from_their_seed():
-    x = DIGITS[:40]
-    z = A.random_features(x)
-    before = torch.random.get_rng_state()
-    assert z.shape == (40, 128) and z.dtype == np.float32 and (A.random_features(x) == z).all() and (torch.random.get_rng_state() == before).all()
-    np.testing.assert_allclose(A.random_features(x[7:9]), z[7:9], rtol=1e-5)
-    assert not np.allclose(A.random_features(x, seed=1), z) and A.random_features(Images(RGB[:3]), width=5).shape == (3, 20)
-    for images, options, words in ((Images(RGB[:3, :, :3]), {}, "3x8"), (x, dict(width=0), "width = 0")):
-        with pytest.raises(ValueError, match=words): A.random_features(images, **options)
-
-
-def test_overlap_by_hand():
-    assert A.overlap([0, 1, 2, 3], [2, 3, 4, 5], 8) == dict(jaccard=2 / 6, over_chance=1)
-    assert A.overlap([0, 1], [1, 0], 4) == dict(jaccard=1, over_chance=2)
-    for a in ([], [0, 0], [8], [-1], [0.5]):
-        with pytest.raises(ValueError, match="a: .*allowed: different indices, 0 to 7"): A.overlap(a, [1], 8)
-
-
-def test_scores_and_ranks():
-    z, r = (x.flat().astype(np.float32) for x in (DIGITS[:100], HELDOUT[:100]))
-    chosen = {"greedy": select("greedy", z, 40, seed=0)[0], "first": np.arange(40)}
-    table = A.scores(chosen, dict(pixel=z), dict(pixel=r))
-    assert table.loc["first", ("pixel", "frechet")] == frechet_distance(z[:40], r)
-    assert table.loc["first", ("pixel", "recall")] == prdc(r, z[:40])["recall"]
-    ranks = A.ranks(table)
-    assert ranks.loc["greedy", ("pixel", "entropy")] == 1 and (ranks.sum() == 3).all()
-    assert (ranks.loc["first", ("pixel", "frechet")] == 1) == (table.loc["first", ("pixel", "frechet")] < table.loc["greedy", ("pixel", "frechet")])
-
-
-def test_dinov2_takes_part_only_with_weights(tmp_path, monkeypatch):
-    monkeypatch.delenv("COLLAPSE_NB_DINOV2", raising=False)
-    monkeypatch.setattr("collapse_nb.networks.candidates", lambda kind: [])
-    assert list(A.available_spaces()) == ["pixel", "classifier", "random"]
-    pytest.importorskip("timm")
-    monkeypatch.setenv("COLLAPSE_NB_DINOV2", str(stand_in("dinov2", tmp_path / "w.safetensors")))
-    assert list(A.available_spaces())[-1] == "dinov2"

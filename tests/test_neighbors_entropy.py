@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma, gammaln
 
+from collapse_nb.blocks import PointSet, lower_bounds, product_slack
 from collapse_nb.data import Images, load_images
 from collapse_nb.entropy import count_copies, kl_entropy, kl_entropy_per_point, zero_floor
-from collapse_nb.neighbors import PointSet, lower_bounds, nearest, product_slack, squared_distances
+from collapse_nb.neighbors import nearest, squared_distances
 
 
 def brute(query, reference, k, exclude_self):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapse_nb.data import load_images
-from collapse_nb import selection
+from collapse_nb import exchange, farthest
 from collapse_nb.entropy import kl_entropy
 from collapse_nb.neighbors import nearest
 from collapse_nb.selection import STRATEGIES, equal_shares, explain, greedy, guard_limit, guarded, max_entropy, options_for, select
@@ -65,7 +65,7 @@ small_blocks = st.tuples(st.integers(1, 8), st.integers(1, 4))  # rows handled t
 
 
 def in_blocks(sizes):
-    return mock.patch.multiple(selection, BLOCK=sizes[0], ANCHORS=sizes[1], CALL=0)
+    return mock.patch.multiple(farthest, BLOCK=sizes[0], ANCHORS=sizes[1], CALL=0)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -159,8 +159,8 @@ def test_larger_pools_agree_with_one_step_at_a_time(d, kind):
 
 def test_groups_are_used_where_they_pay(monkeypatch):
     rng, used = np.random.default_rng(0), []
-    original = selection._Chosen._by_group
-    monkeypatch.setattr(selection._Chosen, "_by_group", lambda self, rows: used.append(original(self, rows)) or used[-1])
+    original = farthest.Chosen._by_group
+    monkeypatch.setattr(farthest.Chosen, "_by_group", lambda self, rows: used.append(original(self, rows)) or used[-1])
     x = (rng.normal(size=(40, 128)) * 10)[rng.integers(40, size=30_000)] + rng.normal(size=(30_000, 128))
     greedy(x.astype(np.float32), 8_000, seed=0)
     assert any(used)
@@ -235,8 +235,8 @@ def test_max_entropy_on_images_and_its_budget(monkeypatch):
     two, some = max_entropy(images, 100, seed=0, budget=2, return_info=True)
     assert some.swaps == 2 and 0 < some.gained < info.gained and len(set(two.tolist())) == 100
     assert max_entropy(images, 100, seed=0, budget=0).tolist() == greedy(images, 100, seed=0).tolist()
-    whole = selection._Exchange.__init__
-    monkeypatch.setattr(selection._Exchange, "__init__", lambda self, *a: whole(self, *a) or setattr(self, "all", None))
+    whole = exchange.Exchange.__init__
+    monkeypatch.setattr(exchange.Exchange, "__init__", lambda self, *a: whole(self, *a) or setattr(self, "all", None))
     assert max_entropy(images, 100, seed=0).tolist() == best.tolist()  # without the matrix of all distances
 
 
