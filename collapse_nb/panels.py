@@ -127,7 +127,7 @@ def seeds_each(
         out.append(f"{name}, {paradigm}, seeds: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
     return "\n".join(out)
 
-# %% ../nbs/11b_panels.ipynb #5c75afc9
+# %% ../nbs/11b_panels.ipynb #16616fc9
 def usual_space(
     metric: str,  # its name in the records
     table: pd.DataFrame,  # records
@@ -153,9 +153,10 @@ def arm_looks(
         if strategy in mine:
             looks[strategy] = own
         shades = sns.light_palette(own["color"], len(changed) + 3)[2:-1]
+        markers = [m for m in "Dv^PXos" if m != own["marker"]]
         for i, arm in enumerate(changed):
             dash = (":", "-.", (0, (5, 2)), (0, (1, 1)))[i % 4]
-            looks[arm] = own | dict(color=shades[i], ls=dash, marker="Dv^PXo"[i % 6], mfc="white")
+            looks[arm] = own | dict(color=shades[i], ls=dash, marker=markers[i % len(markers)], mfc="white")
     return looks
 
 
@@ -249,7 +250,7 @@ def strategy_panels(
     legend_above(fig, called, columns=5)
     return fig
 
-# %% ../nbs/11b_panels.ipynb #09d8f83a
+# %% ../nbs/11b_panels.ipynb #81d5ab63
 def last_panel(
     ax: Axes,  # where
     some: pd.DataFrame,  # records of one setting
@@ -270,7 +271,7 @@ def last_panel(
         arm.replace("threshold_decay", "decay").replace(", ", "\n").replace("selected_", "") for arm in looks
     ]
     ax.set_xticks(range(len(looks)), names, fontsize=6, rotation=90)
-    ax.set_ylabel(f"{TITLES.get(metric, metric)}, iteration {n}\n({space_title(space)})")
+    ax.set_ylabel(f"{TITLES.get(metric, metric)}\nat iteration {n}")
 
 
 def ablation_figure(
@@ -322,6 +323,8 @@ def metric_grid(
             panel(ax, some, metric, arm_looks(some.arm.unique()))
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.set_xlabel("iteration n" if ax is column[-1] else "")
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
     legend_above(fig)
     return fig
 
@@ -624,7 +627,7 @@ def left_out(
         found[dataset] = pd.DataFrame(columns | {"the others' mean": np.exp(errors[names[0]].mean_error)})
     return pd.concat(found, names=["dataset"]) if found else pd.DataFrame()
 
-# %% ../nbs/11b_panels.ipynb #95c6131c
+# %% ../nbs/11b_panels.ipynb #cd9931eb
 SETTING = (
     "dataset",
     "n_train",
@@ -646,7 +649,7 @@ def study_figure(
     table = _with_relative(table)
     apart = [c for c in SETTING if c != by and not (by == "arm" and c == "strategy")]
     blocks = list(table.groupby(apart, sort=False))
-    for key, some in blocks:
+    for _, some in blocks:
         for value, one in some.groupby(by):
             one_line(one, f"{by} = {value}")
     fig = plt.figure(figsize=(7, 4.4 * len(blocks)), layout="constrained")

@@ -54,10 +54,10 @@ TITLES = dict(  # metric -> its name on an axis, with the set that it measures
     variance="variance of $D_n$",
     frechet="Frechet distance",
     frechet_train="Frechet distance of $D_n$",
-    precision="precision of $E_n$",
-    recall="recall of $E_n$",
-    coverage="coverage of $E_n$",
-    density="density of $E_n$",
+    precision="precision",
+    recall="recall",
+    coverage="coverage",
+    density="density",
 )
 plt.rcParams.update(
     {
@@ -129,7 +129,7 @@ def one_line(
     rows: pd.DataFrame,  # records of one line
     name: str,  # of the line, for the error
 ):
-    "Raises ValueError when a line would hold several configs of one seed; it names the columns in which they differ."
+    "Raises ValueError when a line would hold several configs of one seed; names the columns that differ."
     if rows.groupby("seed").config.nunique().max() <= 1:
         return
     fields = [c for c in rows.columns if c not in NO_FIELD and rows[c].nunique(dropna=False) > 1]
@@ -149,7 +149,7 @@ def lines(
     style: Callable[[object], dict] = line_style,  # value -> colour, dash, marker
     label: Callable[[object], str] = str,  # value -> words
 ):
-    "The mean over the runs that have reached an iteration. Raises KeyError as `pick`, ValueError as `one_line`."
+    "The mean over the runs that reached an iteration. Raises KeyError as `pick`, ValueError as `one_line`."
     for value in table[by].unique():
         rows, look = pick(table, metric, space, **{by: value}), style(value)
         one_line(rows, f"{by} = {value}")
@@ -259,7 +259,7 @@ def plot_classes(
     table: pd.DataFrame,  # records
     strategy: str,  # whose
 ):
-    "The share of D_n in each class, percent, as a map of class over iteration. Raises KeyError for images without labels."
+    "The share of D_n in each class, percent, over the iterations. Raises KeyError for images without labels."
     rows = pick(table, "class_share", strategy=strategy).dropna(subset="value").astype({"label": int})
     shares = 100 * rows.pivot_table(index="label", columns="iteration", values="value", aggfunc="mean")
     shares = shares.reindex(columns=range(shares.columns.min(), shares.columns.max() + 1))
@@ -314,7 +314,7 @@ def draw_copies(
     pairs: Mapping,  # as `loop.most_copied` returns
     title: str = "",  # before "iteration n"
 ):
-    "The most copied samples over their nearest training images; under each pair the distance, and whose image was copied."
+    "The most copied samples over their nearest training images; the distance, and whose image was copied."
     draw_tiles(ax, [pairs["generated"], pairs["nearest"]])
     side = pairs["generated"].shape[2] + 1
     ax.set_yticks(
@@ -326,10 +326,8 @@ def draw_copies(
     )
     ax.tick_params(length=0)
     about = "most copied samples; below, distance in"
-    ax.set_title(
-        f"{title}iteration {pairs['iteration']}: {about} {space_title(pairs['space'])}, source of the copied image",
-        loc="left",
-    )
+    about = f"{about} {space_title(pairs['space'])}, source of the copied image"
+    ax.set_title(f"{title}iteration {pairs['iteration']}: {about}", fontsize=7, loc="left")
 
 # %% ../nbs/11_plots.ipynb #6a02963b
 def pictures_of(
@@ -349,20 +347,20 @@ def setting(
 ) -> str:  # for a title: dataset, paradigm, N, seeds
     "What the records have in common. Raises ValueError when they mix settings."
     for column in ("dataset", "paradigm", "n_train"):
-        if len(values := table[column].unique()) > 1:
-            raise ValueError(
-                f"the records mix {column} = {', '.join(map(str, values))} (allowed: one; pick rows of the table)"
-            )
+        values = ", ".join(map(str, table[column].unique()))
+        if table[column].nunique() > 1:
+            raise ValueError(f"the records mix {column} = {values} (allowed: one; pick rows of the table)")
     if (table.groupby(["strategy", "seed"]).config.nunique() > 1).any():
         raise ValueError(
             "the records mix configs of one strategy and seed (allowed: one; pick rows by the column config)"
         )
     row, seeds = table.iloc[0], sorted(table.seed.unique())
-    return f"{row.dataset}, {row.paradigm}, N = {row.n_train}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    word = "seed" if len(seeds) == 1 else "seeds"
+    return f"{row.dataset}, {row.paradigm}, N = {row.n_train}, {word} {', '.join(map(str, seeds))}"
 
 
 def frechet_space(table: pd.DataFrame) -> str:
-    "The space in which samples are compared with real images: the classifier's where it was measured, else pixels."
+    "Where samples are compared with real images: the classifier's space where it was measured, else pixels."
     return "classifier" if (table.space == "classifier").any() else "pixel"
 
 # %% ../nbs/11_plots.ipynb #1585b947
@@ -427,7 +425,7 @@ def loop_figure(
     table: pd.DataFrame,  # records of one or more strategies
     kept: Mapping[str, Mapping[str, np.ndarray]],  # strategy -> pictures
 ) -> Figure:
-    "The central picture: three questions over the iterations, where the training images come from, and samples beside what they may copy."
+    "Three questions, where the training images come from, and samples beside what they may copy."
     title, strategies = setting(table), list(table.strategy.unique())
     bars = strategies[:2]
     pairs = _pairs_to_show(kept, bars)
@@ -486,7 +484,7 @@ def _ends(table: pd.DataFrame, metric: str, space: str, strategy: str) -> tuple[
 def in_words(
     table: pd.DataFrame,  # records of one or more strategies, one setting
 ) -> str:  # three sentences, and the setting
-    "The three `QUESTIONS` answered with numbers, whatever they say of the paper's claim. Raises ValueError as `setting`."
+    "The three `QUESTIONS` answered with numbers, whatever these say. Raises ValueError as `setting`."
     space, last, strategies = frechet_space(table), table.iteration.max(), list(table.strategy.unique())
 
     def each(metric, space, text):
@@ -503,8 +501,8 @@ def in_words(
         if (table.metric == metric).any()
     )
     return (
-        f"New? Mean distance from a sample to its nearest training image (GS), iteration {last} after iteration 1: {gs}; "
-        f"novelty, over what unseen samples of the same sources score: {novelty}.\n"
+        f"New? Mean distance from a sample to its nearest training image (GS), iteration {last} after "
+        f"iteration 1: {gs}; novelty, over what unseen samples of the same sources score: {novelty}.\n"
         f"Varied? Entropy of the training set, in nats: {entropy}.\n"
         f"Real? Frechet distance to unseen real images, {space_title(space)}: {frechet}; {real}.\n"
         f"({setting(table)}; pixels 0..255{'; means over seeds' if table.seed.nunique() > 1 else ''})"
