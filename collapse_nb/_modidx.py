@@ -593,6 +593,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'collapse_nb.panels._claim': ('panels.html#_claim', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels._looks_of': ('panels.html#_looks_of', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels._pair': ('panels.html#_pair', 'collapse_nb/panels.py'),
+                                    'collapse_nb.panels._r_title': ('panels.html#_r_title', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels._undo_log': ('panels.html#_undo_log', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels._with_relative': ('panels.html#_with_relative', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels.ablation_figure': ('panels.html#ablation_figure', 'collapse_nb/panels.py'),

@@ -10,7 +10,7 @@ __all__ = ['SETTINGS', 'CALLED', 'CLAIMED', 'DATASET_LOOKS', 'SETTING', 'dataset
            'plain_numbers', 'scatter', 'pooled_scatter', 'scatter_figure', 'scatter_words', 'left_out', 'study_figure',
            'drawn_from', 'draw']
 
-# %% ../nbs/11b_panels.ipynb #e769d04f
+# %% ../nbs/11b_panels.ipynb #425fc2a2
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +61,6 @@ from collapse_nb.plots import (
     pick,
     save_figure,
     show,
-    space_title,
 )
 
 # %% ../nbs/11b_panels.ipynb #dcd85fc6
@@ -328,9 +327,17 @@ def metric_grid(
     legend_above(fig)
     return fig
 
-# %% ../nbs/11b_panels.ipynb #14391937
+# %% ../nbs/11b_panels.ipynb #d3ee9db3
 CLAIMED = dict(  # metric -> the sign of a healthier loop, as the paper claims of selection
-    gs=1, novelty=1, entropy=1, entropy_generated=1, frechet=-1, precision=1, recall=1, coverage=1
+    gs=1,
+    novelty=1,
+    memorized=-1,
+    entropy=1,
+    entropy_generated=1,
+    frechet=-1,
+    precision=1,
+    recall=1,
+    coverage=1,
 )
 
 
@@ -379,7 +386,7 @@ def panel_words(
 def change_words(
     table: pd.DataFrame,  # records
     *metrics: str | tuple[str, str],  # as `panel`
-    falls: Sequence[str] = ("vanilla",),  # strategies of which a fall is claimed
+    slides: Sequence[str] = ("vanilla",),  # strategies of which a slide away from health is claimed
 ) -> str:  # one line a setting, arm and metric
     "The last iteration against the first, with a 95% t interval over seeds."
     out = []
@@ -387,9 +394,11 @@ def change_words(
         for arm, one in some.groupby("arm", sort=False):
             for metric, space in [_pair(m, one) for m in metrics]:
                 found = change(one, metric, space)
-                verdict = f"; claimed to fall: {judge(found, -1)}" if one.strategy.iloc[0] in falls else ""
                 words = f"iteration {found['iteration']} against 1: {said(found, 4)}"
-                out.append(f"{name}, {paradigm}, {arm}: {metric} [{space}], {words}{verdict}")
+                sign = -CLAIMED.get(metric, 0) if one.strategy.iloc[0] in slides else 0
+                if sign:
+                    words += f"; claimed to {'fall' if sign < 0 else 'rise'}: {judge(found, sign)}"
+                out.append(f"{name}, {paradigm}, {arm}: {metric} [{space}], {words}")
     return "\n".join(out)
 
 
@@ -494,7 +503,7 @@ def sizes_words(
                 )
     return "\n".join(out)
 
-# %% ../nbs/11b_panels.ipynb #433726b4
+# %% ../nbs/11b_panels.ipynb #02fa1350
 DATASET_LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]  # colour and marker
 
 
@@ -533,8 +542,13 @@ def scatter(
     ax.tick_params(labelsize=7, which="both")
     plain_numbers(ax.yaxis)
     result = correlation(found)
-    ax.set_title(f"{name}\n" + r_said(result).replace(" (", "\n("))
+    ax.set_title(_r_title(name, result))
     return result
+
+
+def _r_title(name: str, result: dict) -> str:
+    "A title of a narrow panel: what, r, its interval and how many runs, a line each."
+    return f"{name}\n" + r_said(result).replace(" (", "\n(").replace("), ", ")\n")
 
 
 def pooled_scatter(
@@ -548,7 +562,7 @@ def pooled_scatter(
         ax.plot(some.x, some.y, ls="none", marker=marker, ms=3, mfc="none", mew=0.8, color=color)
     draw_line(ax, found)
     result = correlation(found)
-    ax.set_title("pooled, own scales\n" + r_said(result).replace(" (", "\n("))
+    ax.set_title(_r_title("pooled, own scales", result))
     ax.set_ylabel("log GS (standard deviations)")
     return result
 
@@ -575,7 +589,7 @@ def scatter_figure(
         for ax, dataset in zip(row, datasets):
             some = found[found.dataset == dataset]
             results[x, dataset] = scatter(ax, some, looks, short_title(dataset))
-            ax.set_xlabel(f"{name}\n(pixels 0..255)")
+            ax.set_xlabel(f"{name}\n({'$10^5$, ' * PREDICTORS[x]}pixels 0..255)")
             if PREDICTORS[x]:
                 _undo_log(ax.xaxis, some.x)
         row[0].set_ylabel("GS of $G_n$ (pixels 0..255)")
@@ -594,7 +608,7 @@ def _undo_log(axis: Axis, logs: pd.Series):
     "Plain numbers, in 1e5, on an axis of logarithms."
     nice = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(*np.exp([logs.min(), logs.max()]))
     axis.set_major_locator(FixedLocator(np.log(nice[nice > 0])))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.exp(v) / 1e5:.3g}e5"))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.exp(v) / 1e5:.3g}"))
 
 
 def scatter_words(
