@@ -251,7 +251,7 @@ def plot_provenance(
     ax.set(xlabel="iteration n", ylabel="share of $D_n$", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     ax.set_title(f"{strategy}: sources of $D_n$")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="upper center", ncols=4, handlelength=1, columnspacing=1, handletextpad=0.4)
+    ax.legend(fontsize=6.5, loc="upper center", ncols=4, handlelength=1, columnspacing=1, handletextpad=0.4)
 
 # %% ../nbs/11_plots.ipynb #6728cbe0
 def plot_classes(
