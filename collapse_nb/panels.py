@@ -10,7 +10,7 @@ __all__ = ['SETTINGS', 'CALLED', 'CLAIMED', 'DATASET_LOOKS', 'SETTING', 'dataset
            'plain_numbers', 'scatter', 'pooled_scatter', 'scatter_figure', 'scatter_words', 'left_out', 'study_figure',
            'drawn_from', 'draw']
 
-# %% ../nbs/11b_panels.ipynb #425fc2a2
+# %% ../nbs/11b_panels.ipynb #6811d195
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,35 +33,11 @@ from matplotlib.ticker import (
 )
 
 from .config import project_root
-from collapse_nb.evidence import (
-    PREDICTORS,
-    ablation,
-    change,
-    correlation,
-    judge,
-    last_common,
-    leave_one_out,
-    over_sizes,
-    paired,
-    points,
-    r_said,
-    read_records,
-    said,
-    within,
-)
+from .evidence import PREDICTORS, ablation, change, correlation, judge, last_common, leave_one_out
+from .evidence import over_sizes, paired, points, r_said, read_records, said, within
 from .metrics import t_interval
-from collapse_nb.plots import (
-    STYLE,
-    TITLES,
-    axis_title,
-    frechet_space,
-    line_style,
-    lines,
-    one_line,
-    pick,
-    save_figure,
-    show,
-)
+from .plots import STYLE, TITLES, axis_title, frechet_space, line_style, lines, one_line, pick
+from .plots import save_figure, show
 
 # %% ../nbs/11b_panels.ipynb #dcd85fc6
 SETTINGS = {
