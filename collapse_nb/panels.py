@@ -10,7 +10,7 @@ __all__ = ['SETTINGS', 'CALLED', 'CLAIMED', 'DATASET_LOOKS', 'SETTING', 'dataset
            'plain_numbers', 'scatter', 'pooled_scatter', 'scatter_figure', 'scatter_words', 'left_out', 'study_figure',
            'drawn_from', 'draw']
 
-# %% ../nbs/11b_panels.ipynb #6811d195
+# %% ../nbs/11b_panels.ipynb #f4474b34
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +23,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from .config import project_root
 from .evidence import PREDICTORS, ablation, change, correlation, judge, last_common, leave_one_out
@@ -225,7 +219,7 @@ def strategy_panels(
     legend_above(fig, called, columns=5)
     return fig
 
-# %% ../nbs/11b_panels.ipynb #81d5ab63
+# %% ../nbs/11b_panels.ipynb #dd2024df
 def last_panel(
     ax: Axes,  # where
     some: pd.DataFrame,  # records of one setting
@@ -254,8 +248,7 @@ def ablation_figure(
     metrics: Sequence[str | tuple[str, str]],  # a panel each
     last: str = "",  # a metric whose last iteration has a panel of its own
     columns: int = 3,
-    below: Callable[[FigureBase, pd.DataFrame], None]
-    | None = None,  # draws one more row into a part of the figure
+    below: Callable | None = None,  # draws one more row: a part of the figure, records -> None
     room: float = 0,  # its height, inches
 ) -> Figure:
     "A block a setting, a panel a metric, a line an arm. Raises ValueError as `plots.one_line`."
@@ -393,7 +386,7 @@ def published_words(
         out.append(f"published, no interval: {dataset}, {paradigm}, {metric} [{space}]: {values}")
     return "\n".join(out)
 
-# %% ../nbs/11b_panels.ipynb #d37b3c81
+# %% ../nbs/11b_panels.ipynb #e97d6dda
 def size_style(
     n: int,  # N
     sizes: Sequence[int],  # all that are drawn
@@ -408,9 +401,7 @@ def size_style(
 def records_by_size(
     studies: str,  # names of studies, as `evidence.study_names` takes them
     folder: str | Path = "figures/records",  # where NAME.csv is
-) -> tuple[
-    pd.DataFrame, dict[int, dict]
-]:  # records in the order of dataset and N; N -> look, all lines solid
+) -> tuple[pd.DataFrame, dict[int, dict]]:  # records by dataset and N; N -> look, solid
     "The loops of the paper's figures over N: vanilla, replace, nothing else changed."
     table = ablation(read_records(studies, folder=folder, paradigm="replace", strategy="vanilla"))
     table = table.sort_values("n_train", kind="stable")
@@ -479,7 +470,7 @@ def sizes_words(
                 )
     return "\n".join(out)
 
-# %% ../nbs/11b_panels.ipynb #02fa1350
+# %% ../nbs/11b_panels.ipynb #4754e202
 DATASET_LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]  # colour and marker
 
 
@@ -504,7 +495,7 @@ def plain_numbers(axis: Axis):
 def scatter(
     ax: Axes,  # where
     found: pd.DataFrame,  # as `evidence.points`
-    looks: Mapping[int, dict],  # n_train -> look
+    looks: Mapping[int, dict],  # N -> look
     name: str = "",  # of what, for the title
 ) -> dict:  # as `evidence.correlation`
     "One point an iteration of a run, joined along each run, and the line through all; GS on a log axis."
@@ -546,13 +537,9 @@ def pooled_scatter(
 def scatter_figure(
     table: pd.DataFrame,  # as `records_by_size`
     looks: Mapping[int, dict],  # N -> look
-    names: Mapping[
-        str, str
-    ],  # property of the training set, as `evidence.points` takes it -> its name; a row each
+    names: Mapping[str, str],  # property, as `evidence.points` takes it -> its name; a row each
     high: float = 2.6,  # of a row, inches
-) -> tuple[
-    Figure, dict[tuple[str, str], dict]
-]:  # (property, dataset or "pooled") -> as `evidence.correlation`
+) -> tuple[Figure, dict]:  # (property, dataset or "pooled") -> as `evidence.correlation`
     "A row a property, a column a dataset, and at the right all of them together."
     datasets = list(table.dataset.unique())
     of = dict(zip(datasets, DATASET_LOOKS))
@@ -617,13 +604,13 @@ def left_out(
         found[dataset] = pd.DataFrame(columns | {"the others' mean": np.exp(errors[names[0]].mean_error)})
     return pd.concat(found, names=["dataset"]) if found else pd.DataFrame()
 
-# %% ../nbs/11b_panels.ipynb #cd9931eb
+# %% ../nbs/11b_panels.ipynb #1a5ab3ff
 SETTING = (
     "dataset",
     "n_train",
     "paradigm",
     "strategy",
-)  # a block holds one value of each, unless it is drawn by that
+)  # a block holds one value of each but the one drawn by
 
 
 def study_figure(
