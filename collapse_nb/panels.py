@@ -34,24 +34,17 @@ from .plots import STYLE, TITLES, axis_title, frechet_space, line_style, lines, 
 from .plots import save_figure, show
 
 # %% ../nbs/11b_panels.ipynb #dcd85fc6
-SETTINGS = {
-    "digits": "digits",
-    "cifar10-jpeg-16px": "CIFAR-10 (JPEG copies, 16x16)",
-    "fashion_mnist-16px": "Fashion-MNIST, 16x16",
-    "mnist-16px": "MNIST, 16x16",
-}
+SETTINGS = {"digits": "digits", "cifar10-jpeg-16px": "CIFAR-10 (JPEG copies, 16x16)",
+    "fashion_mnist-16px": "Fashion-MNIST, 16x16", "mnist-16px": "MNIST, 16x16"}
 CALLED = dict(max_entropy="max_entropy (ours)", guarded="guarded (ours)")  # in legends
-
 
 def dataset_title(dataset: str) -> str:
     "A dataset's name for people."
     return SETTINGS.get(dataset, dataset)
 
-
 def short_title(dataset: str) -> str:
     "The same without what stands behind the name, for small panels."
     return re.split(r",? ?\(|, ", dataset_title(dataset))[0]
-
 
 def in_this_order(
     table: pd.DataFrame,  # records
@@ -60,12 +53,10 @@ def in_this_order(
     there = table.dataset.unique()
     return [d for d in SETTINGS if d in there] + [d for d in there if d not in SETTINGS]
 
-
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     "Records sorted by strategy, in the order of `plots.STYLE`: vanilla first."
     place = {name: i for i, name in enumerate(STYLE)}
     return table.sort_values("strategy", key=lambda s: s.map(place), kind="stable")
-
 
 def each_setting(
     table: pd.DataFrame,  # records
@@ -73,7 +64,6 @@ def each_setting(
     "The records of one dataset, N and paradigm after another."
     for (dataset, n, paradigm), some in table.groupby(["dataset", "n_train", "paradigm"], sort=False):
         yield f"{dataset}, N = {n}", paradigm, some
-
 
 def seeds_said(
     some: pd.DataFrame,  # records
@@ -83,7 +73,6 @@ def seeds_said(
     counts = some.groupby(by).seed.nunique()
     few, many = int(counts.min()), int(counts.max())
     return f"{few} to {many} seeds a line" if few < many else f"{few} seed" + "s" * (few > 1)
-
 
 def seeds_each(
     table: pd.DataFrame,  # records
@@ -104,11 +93,9 @@ def usual_space(
     "The space of a metric where none is named: features for what compares distributions, else pixels."
     return frechet_space(table) if metric in ("frechet", "precision", "recall", "coverage") else "pixel"
 
-
 def _pair(metric: str | tuple[str, str], table: pd.DataFrame) -> tuple[str, str]:
     "Metric and space of a name, or of a pair of both."
     return metric if isinstance(metric, tuple) else (metric, usual_space(metric, table))
-
 
 def arm_looks(
     arms: Sequence[str],  # as the column `arm` of the records
@@ -127,7 +114,6 @@ def arm_looks(
             dash = (":", "-.", (0, (5, 2)), (0, (1, 1)))[i % 4]
             looks[arm] = own | dict(color=shades[i], ls=dash, marker=markers[i % len(markers)], mfc="white")
     return looks
-
 
 def panel(
     ax: Axes,  # where
@@ -152,7 +138,6 @@ def panel(
     if metric == "novelty":
         ax.axhline(1, color="0.5", ls=":", lw=0.8)
 
-
 def legend_above(
     fig: FigureBase,  # or a part of one
     dotted: str = "",  # what a dotted line is; empty: there is none
@@ -167,15 +152,8 @@ def legend_above(
         found["real images, same N"] = found.pop("real images, same N")  # the last one
     if dotted:
         found[dotted] = plt.Line2D([], [], color="0.4", ls=":", lw=1.3)
-    fig.legend(
-        found.values(),
-        [CALLED.get(s, s) for s in found],
-        loc="outside upper center",
-        ncols=columns,
-        title=title or None,
-        handlelength=3,
-        columnspacing=1.2,
-    )
+    fig.legend(found.values(), [CALLED.get(s, s) for s in found], loc="outside upper center", ncols=columns,
+        title=title or None, handlelength=3, columnspacing=1.2)
 
 # %% ../nbs/11b_panels.ipynb #e7012bc9
 def strategy_panels(
@@ -190,15 +168,8 @@ def strategy_panels(
     rows = list(table.groupby(["dataset", "n_train"], sort=False))
     paradigms = [p for p in ("replace", "accumulate") if (table.paradigm == p).any()]
     size = 3.5 * len(paradigms), 2.3 * len(rows) + 0.3
-    fig, axes = plt.subplots(
-        len(rows),
-        len(paradigms),
-        figsize=size,
-        squeeze=False,
-        sharex=True,
-        sharey="row",
-        layout="constrained",
-    )
+    fig, axes = plt.subplots(len(rows), len(paradigms), figsize=size, squeeze=False, sharex=True,
+        sharey="row", layout="constrained")
     looks = arm_looks(table.arm.unique())
     for across, ((dataset, n), of_row) in zip(axes, rows):
         for ax, paradigm in zip(across, paradigms):
@@ -237,11 +208,9 @@ def last_panel(
         ax.axhline(pick(some, "frechet_d1", space).value.mean(), color="0.4", ls=":", lw=1.2)
         ax.set_ylim(0)
     names = [
-        arm.replace("threshold_decay", "decay").replace(", ", "\n").replace("selected_", "") for arm in looks
-    ]
+        arm.replace("threshold_decay", "decay").replace(", ", "\n").replace("selected_", "") for arm in looks]
     ax.set_xticks(range(len(looks)), names, fontsize=6, rotation=90)
     ax.set_ylabel(f"{TITLES.get(metric, metric)}\nat iteration {n}")
-
 
 def ablation_figure(
     table: pd.DataFrame,  # records, as `evidence.ablation` leaves them
@@ -273,7 +242,6 @@ def ablation_figure(
         dataset, _, n = name.rpartition(", ")
         legend_above(top, title=f"{dataset_title(dataset)}, {paradigm}, {n}, {seeds_said(some)}", columns=3)
     return fig
-
 
 def metric_grid(
     table: pd.DataFrame,  # records
@@ -309,7 +277,6 @@ CLAIMED = dict(  # metric -> the sign of a healthier loop, as the paper claims o
     coverage=1,
 )
 
-
 def pairs_of(
     arms: Sequence[str],  # of one setting
 ) -> list[tuple[str, str]]:  # arm, what it is compared with
@@ -324,13 +291,11 @@ def pairs_of(
             pairs.append((arm, strategy))
     return list(dict.fromkeys(pairs))
 
-
 def _claim(found: dict, sign: int | None) -> str:
     "What a paired difference says of a claimed sign."
     if sign is None:
         return ""
     return f"; claimed {'higher' if sign > 0 else 'lower'}: {judge(found, sign)}"
-
 
 def panel_words(
     table: pd.DataFrame,  # records
@@ -351,7 +316,6 @@ def panel_words(
                 out.append(f"{words}, {arm} - {base}: {said(found)}{claim}")
     return "\n".join(out)
 
-
 def change_words(
     table: pd.DataFrame,  # records
     *metrics: str | tuple[str, str],  # as `panel`
@@ -370,7 +334,6 @@ def change_words(
                 out.append(f"{name}, {paradigm}, {arm}: {metric} [{space}], {words}")
     return "\n".join(out)
 
-
 def published_words(
     claims: str | Path,  # the table of what the paper's figures show
     figure: str,  # which of them
@@ -380,8 +343,7 @@ def published_words(
     rows = rows[rows.figure == figure]
     out = []
     for (dataset, paradigm, metric, space), some in rows.groupby(
-        ["dataset", "paradigm", "metric", "space"], sort=False
-    ):
+        ["dataset", "paradigm", "metric", "space"], sort=False):
         values = ", ".join(f"{r.method} {r.value:,g} (iteration {r.iteration})" for r in some.itertuples())
         out.append(f"published, no interval: {dataset}, {paradigm}, {metric} [{space}]: {values}")
     return "\n".join(out)
@@ -397,7 +359,6 @@ def size_style(
     color = sns.color_palette("viridis_r", len(sizes) + 1)[i + 1] if len(sizes) > 1 else "0.2"
     return dict(color=color, marker="osD^vPX"[i % 7], ls=("-", "--", "-.", ":")[i % 4], ms=4, lw=1.5)
 
-
 def records_by_size(
     studies: str,  # names of studies, as `evidence.study_names` takes them
     folder: str | Path = "figures/records",  # where NAME.csv is
@@ -409,7 +370,6 @@ def records_by_size(
     table = table.sort_values("dataset", key=lambda s: s.map(order.index), kind="stable")
     sizes = sorted(table.n_train.unique())
     return table, {n: size_style(n, sizes) | dict(ls="-") for n in sizes}
-
 
 def sizes_figure(
     table: pd.DataFrame,  # as `records_by_size`
@@ -425,8 +385,7 @@ def sizes_figure(
     rows = math.ceil(len(parts) / columns)
     size = (min(7, 3.5 * min(columns, len(parts))), 2.5 * rows + 0.4)
     fig, axes = plt.subplots(
-        rows, min(columns, len(parts)), figsize=size, squeeze=False, layout="constrained"
-    )
+        rows, min(columns, len(parts)), figsize=size, squeeze=False, layout="constrained")
     changed = dict(ls="--", lw=1, mfc="white") if hollow else dict(ls=":", lw=1.1, marker="")
     for ax in axes.flat[len(parts) :]:
         ax.remove()
@@ -448,7 +407,6 @@ def sizes_figure(
     ]
     fig.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
     return fig
-
 
 def sizes_words(
     table: pd.DataFrame,  # as `records_by_size`
@@ -473,7 +431,6 @@ def sizes_words(
 # %% ../nbs/11b_panels.ipynb #4754e202
 DATASET_LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]  # colour and marker
 
-
 def draw_line(
     ax: Axes,  # where
     found: pd.DataFrame,  # as `evidence.points`
@@ -484,13 +441,11 @@ def draw_line(
     x = np.array([found.x.min(), found.x.max()])
     ax.plot(x, shown(start + slope * x), color="0.3", lw=1)
 
-
 def plain_numbers(axis: Axis):
     "20, 30, 50 on a log axis, where matplotlib writes powers of ten."
     axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-
 
 def scatter(
     ax: Axes,  # where
@@ -512,11 +467,9 @@ def scatter(
     ax.set_title(_r_title(name, result))
     return result
 
-
 def _r_title(name: str, result: dict) -> str:
     "A title of a narrow panel: what, r, its interval and how many runs, a line each."
     return f"{name}\n" + r_said(result).replace(" (", "\n(").replace("), ", ")\n")
-
 
 def pooled_scatter(
     ax: Axes,  # where
@@ -532,7 +485,6 @@ def pooled_scatter(
     ax.set_title(_r_title("pooled, own scales", result))
     ax.set_ylabel("log GS (standard deviations)")
     return result
-
 
 def scatter_figure(
     table: pd.DataFrame,  # as `records_by_size`
@@ -566,13 +518,11 @@ def scatter_figure(
     fig.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1, handletextpad=0.2)
     return fig, results
 
-
 def _undo_log(axis: Axis, logs: pd.Series):
     "Plain numbers, in 1e5, on an axis of logarithms."
     nice = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(*np.exp([logs.min(), logs.max()]))
     axis.set_major_locator(FixedLocator(np.log(nice[nice > 0])))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.exp(v) / 1e5:.3g}"))
-
 
 def scatter_words(
     results: Mapping[tuple[str, str], dict],  # as `scatter_figure` returns
@@ -589,7 +539,6 @@ def scatter_words(
         out.append(f"{words}; claimed above zero: {judge(found, 1)}{near}")
     return "\n".join(out)
 
-
 def left_out(
     table: pd.DataFrame,  # as `records_by_size`
     names: Sequence[str],  # properties, as `evidence.points` takes them
@@ -605,13 +554,8 @@ def left_out(
     return pd.concat(found, names=["dataset"]) if found else pd.DataFrame()
 
 # %% ../nbs/11b_panels.ipynb #1a5ab3ff
-SETTING = (
-    "dataset",
-    "n_train",
-    "paradigm",
-    "strategy",
-)  # a block holds one value of each but the one drawn by
-
+SETTING = ("dataset", "n_train", "paradigm",
+    "strategy")  # a block holds one value of each but the one drawn by
 
 def study_figure(
     table: pd.DataFrame,  # records of any study
@@ -645,13 +589,11 @@ def study_figure(
         legend_above(part, title=f"{title}: lines by {by}, {seeds_said(some, by)}")
     return fig
 
-
 def _looks_of(values: Sequence, by: str) -> dict:
     "A look for each value: strategies and arms have theirs, other values go from light to dark."
     if by in ("arm", "strategy"):
         return arm_looks(values)
     return {v: size_style(i, range(len(values))) for i, v in enumerate(values)}
-
 
 def _band(ax: Axes, rows: pd.DataFrame, color):
     "The 95% t interval over seeds, an iteration at a time; nothing for a single seed."
@@ -659,14 +601,12 @@ def _band(ax: Axes, rows: pd.DataFrame, color):
     low, high = zip(*ends.values())
     ax.fill_between(list(ends), low, high, color=color, alpha=0.15, lw=0)
 
-
 def _with_relative(table: pd.DataFrame) -> pd.DataFrame:
     "Records with `gs_relative`: GS over what held-out real images score against D_1; older records lack it."
     if (table.metric == "gs_relative").any():
         return table
     first = (
-        table[(table.metric == "gs_heldout") & (table.iteration == 1)].set_index(["config", "space"]).value
-    )
+        table[(table.metric == "gs_heldout") & (table.iteration == 1)].set_index(["config", "space"]).value)
     gs = table[table.metric == "gs"]
     base = first.reindex(pd.MultiIndex.from_frame(gs[["config", "space"]])).to_numpy()
     return pd.concat([table, gs.assign(metric="gs_relative", value=gs.value / base)], ignore_index=True)
@@ -679,14 +619,8 @@ def drawn_from(
 ) -> dict:
     "What stands in the JSON beside a figure."
     names = {k: sorted(map(str, table[k].unique())) for k in ("study", "config", "commit")}
-    return dict(
-        records=Path(records).name,
-        studies=names["study"],
-        configs=names["config"],
-        commits=names["commit"],
-        **more,
-    )
-
+    return dict(records=Path(records).name, studies=names["study"], configs=names["config"],
+        commits=names["commit"], **more)
 
 def draw(
     fig: Figure,

@@ -30,13 +30,10 @@ from .config import project_root
 
 # %% ../nbs/11_plots.ipynb #8c021f5b
 _C = sns.color_palette("colorblind")
-STYLE = dict(
-    vanilla=dict(color=_C[0], ls="--", marker="o"),
-    threshold_decay=dict(color=_C[2], ls="-.", marker="s"),
-    greedy=dict(color=_C[3], ls="-", marker="^"),
+STYLE = dict(vanilla=dict(color=_C[0], ls="--", marker="o"),
+    threshold_decay=dict(color=_C[2], ls="-.", marker="s"), greedy=dict(color=_C[3], ls="-", marker="^"),
     max_entropy=dict(color=_C[4], ls=(0, (6, 1, 1, 1, 1, 1)), marker="D"),
-    guarded=dict(color="#000000", ls=(0, (1, 1)), marker="v"),
-)
+    guarded=dict(color="#000000", ls=(0, (1, 1)), marker="v"))
 CHOICES = dict(  # for a newcomer
     vanilla="vanilla: equal shares at random", greedy="greedy: the paper's selection, keeps entropy high"
 )
@@ -60,19 +57,9 @@ TITLES = dict(  # metric -> its name on an axis, with the set that it measures
     density="density",
 )
 plt.rcParams.update(
-    {
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "axes.labelsize": 8,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "legend.fontsize": 7,
-        "legend.title_fontsize": 8,
-        "legend.frameon": False,
-        "figure.titlesize": 8,
-    }
+    {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+        "legend.fontsize": 7, "legend.title_fontsize": 8, "legend.frameon": False, "figure.titlesize": 8}
 )
-
 
 def line_style(
     arm: str,  # "greedy", or "greedy, selected_in=classifier"
@@ -80,11 +67,9 @@ def line_style(
     "Colour, dash and marker of an arm's strategy; grey for one that has none."
     return STYLE.get(arm.split(", ")[0], dict(color="0.4", ls=":", marker="d")) | dict(ms=4, lw=1.5)
 
-
 def space_title(space: str) -> str:
     "A space with its unit."
     return "pixels 0..255" if space == "pixel" else f"{space} features"
-
 
 def axis_title(
     metric: str,  # its name in the records
@@ -109,21 +94,8 @@ def pick(
     return rows.sort_values("iteration", kind="stable")
 
 # %% ../nbs/11_plots.ipynb #39923a1a
-NO_FIELD = {
-    "study",
-    "seed",
-    "iteration",
-    "set",
-    "metric",
-    "space",
-    "source",
-    "label",
-    "stage",
-    "value",
-    "config",
-    "commit",
-}
-
+NO_FIELD = {"study", "seed", "iteration", "set", "metric", "space", "source", "label", "stage", "value",
+    "config", "commit"}
 
 def one_line(
     rows: pd.DataFrame,  # records of one line
@@ -138,7 +110,6 @@ def one_line(
         f"the line {name} holds several configs of one seed, which differ in {differ} "
         "(allowed: one; draw them by that column, or pick rows of the table)"
     )
-
 
 def lines(
     ax: Axes,  # where
@@ -159,7 +130,6 @@ def lines(
         mean = rows.groupby("iteration").value.mean()
         ax.plot(mean.index, mean.values, **look, label=label(value))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
 
 def plot_metric(
     ax: Axes,  # where
@@ -184,16 +154,8 @@ def plot_reference(
     value = first[first.iteration == first.iteration.min()].value.mean()
     ax.axhline(value, color="0.35", ls=":", lw=1.2)
     ax.margins(y=0.12)
-    ax.annotate(
-        label,
-        (0.98, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 2),
-        textcoords="offset points",
-        fontsize=6.5,
-        color="0.35",
-        ha="right",
-    )
+    ax.annotate(label, (0.98, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
+        textcoords="offset points", fontsize=6.5, color="0.35", ha="right")
 
 # %% ../nbs/11_plots.ipynb #4f314f02
 def plot_novelty(
@@ -208,18 +170,11 @@ def plot_novelty(
     for strategy in table.strategy.unique() if table.seed.nunique() == 1 else ():
         low, high = (pick(table, f"novelty_{end}", space, strategy=strategy) for end in ("low", "high"))
         ax.fill_between(
-            low.iteration, low.value, high.value, color=line_style(strategy)["color"], alpha=0.2, lw=0
-        )
+            low.iteration, low.value, high.value, color=line_style(strategy)["color"], alpha=0.2, lw=0)
     for level, label in ((0, "copies"), (1, "unseen\nsamples")):
         ax.axhline(level, color="0.35", ls=":", lw=1)
-        ax.annotate(
-            label,
-            (1.02, level),
-            xycoords=("axes fraction", "data"),
-            color="0.35",
-            va="center",
-            annotation_clip=False,
-        )
+        ax.annotate(label, (1.02, level), xycoords=("axes fraction", "data"), color="0.35", va="center",
+            annotation_clip=False)
     ax.set_ylim(-0.05, max(1.2, ax.get_ylim()[1]))
 
 # %% ../nbs/11_plots.ipynb #84fb6f69
@@ -237,14 +192,8 @@ def plot_provenance(
     colors, bottom = sns.color_palette("viridis_r", max(2, len(shares.columns) - 1)), np.zeros(len(shares))
     for s in shares.columns:
         label = "real" if s == 0 else f"$G_{{{s}}}$" if s in (shares.columns.max(), 1) else None
-        ax.bar(
-            shares.index,
-            shares[s],
-            bottom=bottom,
-            color="0.75" if s == 0 else colors[(s - 1) % len(colors)],
-            width=0.85,
-            label=label,
-        )
+        ax.bar(shares.index, shares[s], bottom=bottom,
+            color="0.75" if s == 0 else colors[(s - 1) % len(colors)], width=0.85, label=label)
         bottom = bottom + shares[s].to_numpy()
     if (rows.paradigm == "accumulate").any():
         ax.plot(shares.index, 1 / shares.index.to_numpy(), "k.-", lw=1, ms=3, label="equal shares, 1/n")
@@ -265,13 +214,11 @@ def plot_classes(
     shares = shares.reindex(columns=range(shares.columns.min(), shares.columns.max() + 1))
     top, fits = np.nanmax(shares), max(shares.shape) <= 12
     ax.pcolormesh(
-        shares.columns, range(len(shares)), shares, cmap="cividis", vmin=0, vmax=top, shading="nearest"
-    )
+        shares.columns, range(len(shares)), shares, cmap="cividis", vmin=0, vmax=top, shading="nearest")
     for (i, n), v in np.ndenumerate(shares) if fits else ():
         if np.isfinite(v):
             ax.text(
-                shares.columns[n], i, f"{v:.0f}", ha="center", va="center", color="w" if v < top / 2 else "k"
-            )
+                shares.columns[n], i, f"{v:.0f}", ha="center", va="center", color="w" if v < top / 2 else "k")
     step = -(-len(shares) // 12)
     ax.set_yticks(range(0, len(shares), step), shares.index[::step])
     believed = pick(table, "believed", strategy=strategy).value.max() > 0
@@ -318,12 +265,10 @@ def draw_copies(
     draw_tiles(ax, [pairs["generated"], pairs["nearest"]])
     side = pairs["generated"].shape[2] + 1
     ax.set_yticks(
-        [side / 2, 1.5 * side], [f"$G_{{{pairs['iteration']}}}$", f"nearest in $D_{{{pairs['iteration']}}}$"]
-    )
+        [side / 2, 1.5 * side], [f"$G_{{{pairs['iteration']}}}$", f"nearest in $D_{{{pairs['iteration']}}}$"])
     whose = ["real" if s == 0 else f"$G_{{{s}}}$" for s in pairs["source"]]
     ax.set_xticks(
-        side * (np.arange(len(whose)) + 0.5), [f"{d:.3g}\n{w}" for d, w in zip(pairs["distance"], whose)]
-    )
+        side * (np.arange(len(whose)) + 0.5), [f"{d:.3g}\n{w}" for d, w in zip(pairs["distance"], whose)])
     ax.tick_params(length=0)
     about = "most copied samples; below, distance in"
     about = f"{about} {space_title(pairs['space'])}, source of the copied image"
@@ -352,12 +297,10 @@ def setting(
             raise ValueError(f"the records mix {column} = {values} (allowed: one; pick rows of the table)")
     if (table.groupby(["strategy", "seed"]).config.nunique() > 1).any():
         raise ValueError(
-            "the records mix configs of one strategy and seed (allowed: one; pick rows by the column config)"
-        )
+            "the records mix configs of one strategy and seed (allowed: one; pick rows by the column config)")
     row, seeds = table.iloc[0], sorted(table.seed.unique())
     word = "seed" if len(seeds) == 1 else "seeds"
     return f"{row.dataset}, {row.paradigm}, N = {row.n_train}, {word} {', '.join(map(str, seeds))}"
-
 
 def frechet_space(table: pd.DataFrame) -> str:
     "Where samples are compared with real images: the classifier's space where it was measured, else pixels."
@@ -369,16 +312,13 @@ def _first_and_last(kept: Mapping[str, np.ndarray]) -> list[int]:
     found = sorted(int(k[8:]) for k in kept if k.startswith("nearest-"))
     return sorted({found[0], found[-1]})
 
-
 def _pairs_to_show(
     kept: Mapping[str, Mapping[str, np.ndarray]],  # strategy -> pictures
     strategies: Sequence[str],
 ) -> list[tuple[str, str, int]]:  # label, strategy, iteration
     "The first and the last iteration of each; the first once, where all have the same."
-    first, last = (
-        _first_and_last(kept[strategies[0]])[0],
-        {s: _first_and_last(kept[s])[-1] for s in strategies},
-    )
+    first, last = (_first_and_last(kept[strategies[0]])[0],
+        {s: _first_and_last(kept[s])[-1] for s in strategies})
     samples = [kept[s][f"generated-{first}"] for s in strategies]
     if all(np.array_equal(samples[0], other) for other in samples):
         begin = [("", strategies[0], first)]
@@ -386,13 +326,11 @@ def _pairs_to_show(
         begin = [(f"{s}, ", s, first) for s in strategies]
     return begin + [(f"{s}, ", s, n) for s, n in last.items() if n > first]
 
-
 QUESTIONS = {  # what a newcomer asks -> metric, axis
     "Are the samples new?": ("gs_relative", "GS of $G_n$ over GS of unseen\nreal images (pixels); 0: copies"),
     "Is the training set varied?": ("entropy", "entropy of $D_n$\n(pixels, nats)"),
     "Do the samples look real?": ("frechet", "Frechet distance of $E_n$\n({space})"),
 }
-
 
 def draw_question(
     ax: Axes,  # where
@@ -410,16 +348,11 @@ def draw_question(
             mean = pick(table, "novelty", "pixel", strategy=strategy).groupby("iteration").value.mean()
             ax.plot(mean.index, mean.values, color=line_style(strategy)["color"], ls=":", lw=1.2)
         ax.set_ylim(0)
-        ax.annotate(
-            "dotted: novelty, over samples of $D_n$'s own sources",
-            (0.02, 0.03),
-            xycoords="axes fraction",
-            color="0.35",
-        )
+        ax.annotate("dotted: novelty, over samples of $D_n$'s own sources", (0.02, 0.03),
+            xycoords="axes fraction", color="0.35")
     if metric == "frechet":
         plot_reference(ax, table, "frechet_d1", space, "the real training images themselves")
         ax.set_ylim(0)
-
 
 def loop_figure(
     table: pd.DataFrame,  # records of one or more strategies
@@ -435,22 +368,15 @@ def loop_figure(
     for ax, question in zip(axes, QUESTIONS):
         draw_question(ax, table, question)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(
-        handles,
-        [CHOICES.get(s, s) for s in labels],
-        loc="outside upper center",
-        ncols=2,
-        fontsize=9,
-        title=title,
-    )
+    fig.legend(handles, [CHOICES.get(s, s) for s in labels], loc="outside upper center", ncols=2, fontsize=9,
+        title=title)
     for ax, s in zip(middle.subplots(1, len(bars), squeeze=False, sharey=True).flat, bars):
         plot_provenance(ax, table, s)
         ax.set_title(f"Where do the training images come from? {s}", fontsize=10, fontweight="bold")
     for ax, (label, s, n) in zip(below.subplots(1, len(pairs), squeeze=False).flat, pairs):
         draw_pairs(ax, kept[s], n, label)
     below.suptitle(
-        "Are they copies? Samples over their nearest training images", fontsize=10, fontweight="bold"
-    )
+        "Are they copies? Samples over their nearest training images", fontsize=10, fontweight="bold")
     return fig
 
 # %% ../nbs/11_plots.ipynb #81d4d4a0
@@ -520,16 +446,11 @@ def describe(
 
     pictures = [ax for ax in fig.axes if ax.images and not ax.get_xlabel()]
     plots = [ax for ax in fig.axes if ax not in pictures]
-    legends = [
-        *fig.legends,
-        *(ax.get_legend() for ax in fig.axes),
-        *(g for f in fig.subfigs for g in f.legends),
-    ]
+    legends = [*fig.legends, *(ax.get_legend() for ax in fig.axes),
+        *(g for f in fig.subfigs for g in f.legends)]
     said = {
-        "": told(
-            *(f.get_suptitle() for f in (fig, *fig.subfigs)),
-            *(t for ax in fig.axes for t in (ax.get_title(), ax.get_title("left"))),
-        ),
+        "": told(*(f.get_suptitle() for f in (fig, *fig.subfigs)),
+            *(t for ax in fig.axes for t in (ax.get_title(), ax.get_title("left")))),
         "Vertical: ": told(*(ax.get_ylabel() for ax in plots)),
         "Horizontal: ": told(*(ax.get_xlabel() for ax in plots)),
         "Legend: ": told(*(t.get_text() for g in legends if g for t in g.get_texts())),
@@ -548,8 +469,7 @@ def show(
     fig.savefig(page := BytesIO(), format="png", dpi=dpi or fig.dpi, bbox_inches="tight")
     if colors:
         Image.open(page).convert("RGB").quantize(colors, Image.Quantize.FASTOCTREE).save(
-            page := BytesIO(), "png", optimize=True
-        )
+            page := BytesIO(), "png", optimize=True)
     display(Picture(page.getvalue(), metadata=dict(alt=describe(fig))))
     plt.close(fig)
     return fig
@@ -566,8 +486,7 @@ def save_figure(
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         fig.savefig(
-            folder / f"{name}.svg", metadata={"Date": None, "Title": name, "Description": describe(fig)}
-        )
+            folder / f"{name}.svg", metadata={"Date": None, "Title": name, "Description": describe(fig)})
     fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None, "Description": describe(fig)})
     (folder / f"{name}.json").write_text(json.dumps(parameters, indent=1, default=str) + "\n")
     return folder / f"{name}.png"
