@@ -1,6 +1,8 @@
 """The notebooks that opt out of nbdev-test, executed as a reader would: papermill, small parameters, a temporary directory."""
 
 import base64
+import copy
+import importlib.util
 import json
 import re
 import shutil
@@ -19,6 +21,9 @@ from collapse_nb.data import load_images
 from collapse_nb.evidence import VERDICTS
 from collapse_nb.fid import export_images
 
+STAMP = importlib.util.spec_from_file_location("stamp", ROOT / "docs" / "stamp.py")
+stamp = importlib.util.module_from_spec(STAMP)
+STAMP.loader.exec_module(stamp)
 RUNNABLE = sorted(p.stem for pattern in ("run_*", "fig_*", "demo_*", "ledger") for p in (ROOT / "nbs").glob(pattern + ".ipynb"))
 FIGURES = [n for n in RUNNABLE if n.startswith("fig_")]
 
@@ -59,6 +64,42 @@ def test_the_badge_opens_this_notebook(name):
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_no_injected_cell_is_committed(name):
     assert "injected-parameters" not in (ROOT / "nbs" / f"{name}.ipynb").read_text()
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_outputs_belong_to_the_source(name):
+    "docs/stamp.py writes the digest of the code cells beside outputs; a changed cell makes them another code's."
+    notebook = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text())
+    assert not stamp.check(notebook), f"python docs/stamp.py nbs/{name}.ipynb after executing it"
+
+
+def test_outputs_of_other_code_are_noticed(tmp_path):
+    notebook = json.loads((ROOT / "nbs" / "fig_study.ipynb").read_text())
+    changed = copy.deepcopy(notebook)
+    next(c for c in changed["cells"] if c["cell_type"] == "code")["source"].append("\n# changed")
+    assert not stamp.check(notebook) and stamp.check(changed) == "has outputs of other code"
+    path = tmp_path / "x.ipynb"
+    path.write_text(json.dumps(changed))
+    assert stamp.main("--check", str(path)) == 1 and stamp.main(str(path)) == 0 == stamp.main("--check", str(path))
+    for cell in stamp.code_of(changed):
+        cell["outputs"] = []
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="no outputs"):
+        stamp.main(str(path))
+
+
+def test_figures_are_small_executed_and_short():
+    lines = 0
+    for name in FIGURES:
+        path = ROOT / "nbs" / f"{name}.ipynb"
+        cells = nbformat.read(path, 4).cells
+        code = [c for c in cells if c.cell_type == "code"]
+        said = [len(c.source.split()) for c in cells if c.cell_type == "markdown"]
+        assert path.stat().st_size < 300_000 and any(c.outputs for c in code) and max(said) <= 120, name
+        rows = [row for c in code for row in c.source.splitlines() if row.strip()]
+        assert max(map(len, rows[4:])) <= 110, name
+        lines += len(rows)
+    assert lines <= 900
 
 
 @pytest.mark.slow
@@ -146,6 +187,16 @@ def test_a_figure_without_its_records_fails_and_says_what_makes_them(execute, tm
     with pytest.raises(papermill.PapermillExecutionError, match="run_sweep.*-p study"):
         execute("fig_gs", records=str(tmp_path), out_dir=str(tmp_path / "figures"))
     assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, parameters", [
+    ("fig_gs", dict(studies="digits-fresh")), ("fig_study", dict(records="figures/records/digits-alpha.csv", by="alpha")),
+    ("fig_study", dict(study="digits-sizes", by="n_train"))])
+def test_a_sweep_is_drawn(execute, tmp_path, name, parameters):
+    execute(name, out_dir=str(tmp_path / "figures"), **parameters)
+    stem = name.removeprefix("fig_")
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {f"{stem}{end}" for end in (".json", ".png", ".svg")}
 
 
 @pytest.mark.slow

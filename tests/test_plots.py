@@ -10,8 +10,30 @@ from conftest import ROOT
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from collapse_nb.panels import DATASET_LOOKS, size_style
-from collapse_nb.plots import STYLE, describe, in_words, line_style, pick, pictures_of, save_figure, setting, show
+from collapse_nb.evidence import read_records
+from collapse_nb.panels import (
+    CLAIMED,
+    DATASET_LOOKS,
+    arm_looks,
+    panel_words,
+    size_style,
+    strategy_panels,
+    study_figure,
+    usual_space,
+)
+from collapse_nb.plots import (
+    STYLE,
+    TITLES,
+    describe,
+    in_words,
+    line_style,
+    lines,
+    pick,
+    pictures_of,
+    save_figure,
+    setting,
+    show,
+)
 from collapse_nb.sweep import read_table
 
 
@@ -73,7 +95,8 @@ def lab(color, cones=None):
 
 
 PALETTES = dict(
-    strategies=[line_style(s)["color"] for s in STYLE], sizes=[size_style(n, [64, 128, 256, 512, 1000])["color"] for n in (64, 128, 256, 512, 1000)],
+    strategies=[line_style(s)["color"] for s in STYLE],
+    sizes=[size_style(n, [64, 128, 256, 512, 1000])["color"] for n in (64, 128, 256, 512, 1000)],
     datasets=[color for color, _ in DATASET_LOOKS])
 
 
@@ -94,6 +117,64 @@ def test_nothing_is_told_by_colour_alone():
     for looks in ([line_style(s) for s in STYLE], [size_style(n, range(4)) for n in range(4)]):
         for key in ("marker", "ls", "color"): assert len({str(look[key]) for look in looks}) == len(looks), key
     assert len({m for _, m in DATASET_LOOKS}) == len(DATASET_LOOKS)
+
+
+@pytest.mark.parametrize("strategy", STYLE)
+def test_arms_of_one_strategy_stay_apart(strategy):
+    looks = arm_looks([strategy, *(f"{strategy}, alpha=0.{k}" for k in range(1, 5))])
+    assert list(looks)[0] == strategy and looks[strategy] == line_style(strategy)
+    assert len({(look["marker"], str(look["ls"])) for look in looks.values()}) == len(looks)
+    assert all(lab(look["color"])[0] < 88 for look in looks.values()), "pale on white"
+
+
+@pytest.fixture(scope="module")
+def swept():
+    "Two strategies, each with two shares of fresh images, three seeds."
+    return read_records("digits-fresh")
+
+
+def test_several_configs_under_one_line_are_refused_by_name(swept):
+    ax = plt.figure().add_subplot()
+    words = "strategy = (vanilla|greedy) holds several configs of one seed.*fresh = 0.1 and 0.3"
+    with pytest.raises(ValueError, match=words):
+        lines(ax, swept, "gs", "pixel", by="strategy")
+    with pytest.raises(ValueError, match=words):
+        study_figure(swept, by="strategy")
+    lines(ax, swept, "gs", "pixel")
+    assert len([line for line in ax.lines if not line.get_label().startswith("_")]) == swept.arm.nunique() == 4
+    plt.close("all")
+
+
+def test_the_papers_panels_draw_a_sweep(swept):
+    ax = strategy_panels(swept, "gs", "pixel", "gs_unseen", "unseen samples").axes[0]
+    drawn = [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
+    assert set(drawn) == set(swept.arm)
+    words = panel_words(swept, "gs").splitlines()
+    assert len(words) == 2 and all("greedy, fresh=0." in w and "- vanilla, fresh=0." in w for w in words)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("by", ["arm", "fresh", "n_train"])
+def test_any_study_is_drawn(swept, by):
+    some = read_records("digits-sizes") if by == "n_train" else swept
+    fig = study_figure(some, by)
+    values = some[some.strategy == "vanilla"][by].unique()
+    blocks = 1 if by != "fresh" else 2
+    assert len(fig.axes) == 4 * blocks
+    for ax in fig.axes[:4]:
+        shown = {line.get_label() for line in ax.lines} & {str(v) for v in values}
+        assert len(shown) == len(values) and ax.get_xlabel() == "iteration n" and ax.collections
+    with pytest.raises(ValueError, match="by = 'fesh'.*allowed"):
+        study_figure(some, "fesh")
+    plt.close("all")
+
+
+def test_titles_and_letters_stand_in_one_place():
+    assert set(CLAIMED) <= set(TITLES) and plt.rcParams["axes.labelsize"] == plt.rcParams["axes.titlesize"] == 8
+
+
+def test_a_metric_has_a_usual_space(table):
+    assert usual_space("frechet", table) == "classifier" and usual_space("gs", table) == "pixel"
 
 
 def test_a_figure_says_what_it_shows(tmp_path):
