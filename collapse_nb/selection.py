@@ -95,7 +95,7 @@ def threshold_decay(
     points,  # the pool [M, ...]: Images, numpy (memory-mapped too) or torch, on any device
     n: int,  # how many to choose
     *,
-    tau: float | None = None,  # the first, in the units of the points; None: the largest from the start
+    tau: float | None = None,  # first threshold, in units of the points; None: the largest from the start
     alpha: float = 0.95,  # 0 < alpha < 1
     order=None,  # a permutation of the pool: the scan order, whose first point starts; None: random
     seed: int | None = None,  # of the random order

@@ -51,7 +51,7 @@ def test_every_notebook_module_and_page_of_docs_is_there(pages):
 @pytest.mark.slow
 def test_parameters_are_told_with_default_and_comment(pages):
     text = words(pages["api/selection"])
-    assert "alpha: float = 0.95" in text and "first threshold, in the units of the points; None: the largest distance from the start" in text
+    assert "alpha: float = 0.95" in text and "first threshold, in units of the points; None: the largest from the start" in text
     assert "Returns: int64 indices [n], in the order chosen" in text
     assert "Kozachenko and Leonenko 1987" in words(pages["api/entropy"])
     assert "AdamW's peak learning rate, cosine to zero" in words(pages["api/config"])  # a dataclass's field, from its help text

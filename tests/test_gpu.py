@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from collapse_nb import diffusion, gpu, neighbors, sampling
+from collapse_nb import blocks, diffusion, gpu, sampling
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.denoiser import Denoiser
@@ -37,7 +37,7 @@ def test_on_the_gpu(name):
 @pytest.fixture
 def tensors(monkeypatch):
     "Points are handled as those that lie on another device: as tensors."
-    monkeypatch.setattr(neighbors, "moved", lambda x: torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x)
+    monkeypatch.setattr(blocks, "moved", lambda x: torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x)
 
 
 @pytest.fixture(scope="module")
