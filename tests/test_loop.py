@@ -222,7 +222,7 @@ def test_fresh_images_are_new_and_always_taken(tmp_path, paradigm):
         assert len(g.train) == 32 and set(new) <= known and not set(new) & seen and (g.train.source[-8:] == 0).all()
         assert (g.train.source[:24] == before.iteration).all() or paradigm == "accumulate"
         seen |= set(new)
-    config, loaded = load_run(tmp_path / "r")
+    loaded = load_run(tmp_path / "r")
     assert all((a.train.pixels == b.train.pixels).all() for a, b in zip(generations, loaded.generations, strict=True))
     with pytest.raises(ValueError, match="fresh = 0.5: 200 iterations need 3232 real images, digits has 1000"):
         run_loop(load_preset("smoke", fresh=0.5, iterations=200), tmp_path / "s")
