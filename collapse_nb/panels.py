@@ -30,7 +30,7 @@ from .project import project_root
 from .evidence import PREDICTORS, ablation, change, correlation, judge, last_common, leave_one_out
 from .evidence import over_sizes, paired, points, r_said, read_records, said, within
 from .metrics import t_interval
-from .plots import STYLE, TITLES, axis_title, frechet_space, line_style, lines, one_line, pick
+from .plots import STYLE, axis_title, frechet_space, line_style, lines, metric_title, one_line, pick
 from .plots import save_figure, show
 
 # %% ../nbs/11b_panels.ipynb #dcd85fc6
@@ -210,7 +210,7 @@ def last_panel(
     names = [
         arm.replace("threshold_decay", "decay").replace(", ", "\n").replace("selected_", "") for arm in looks]
     ax.set_xticks(range(len(looks)), names, fontsize=6, rotation=90)
-    ax.set_ylabel(f"{TITLES.get(metric, metric)}\nat iteration {n}")
+    ax.set_ylabel(f"{metric_title(metric)}\nat iteration {n}")
 
 def ablation_figure(
     table: pd.DataFrame,  # records, as `evidence.ablation` leaves them

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from .config import FREE, LoopConfig, differences, images_label
-from .metrics import SETS
+from .metrics import METRICS
 from .project import project_root
 from .runs import read_config
 
@@ -44,7 +44,7 @@ def _told(value):
 
 # %% ../nbs/10_records.ipynb #c39a2784
 _PART = dict(share="source", class_share="label", seconds="stage")  # metric -> of what part, else of a space
-_CLASS_SETS = dict(class_share="D_n", believed="D_n")  # metric -> the set it measures, as in `SETS`
+_CLASS_SETS = dict(class_share="D_n", believed="D_n")  # metric -> the set it measures, as `METRICS` say of the others
 
 def typed(
     table: pd.DataFrame,  # records, fresh from a file or a run
@@ -81,7 +81,7 @@ def records(
     column = split.metric.map(_PART).fillna("space")
     parts = {k: split.inside.where(column == k) for k in ("space", "source", "label", "stage")}
     parts["space"] = parts["space"].fillna("none")
-    measured = split.metric.map(SETS | _CLASS_SETS).fillna("none")
+    measured = split.metric.map({k: m.of for k, m in METRICS.items()} | _CLASS_SETS).fillna("none")
     return typed(pd.DataFrame(dict(
         study=study, **_about(config), iteration=table.iteration, set=measured, metric=split.metric, **parts,
         value=table.value, config=config.digest, commit=_commits(path, table.iteration))))

@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
 def test_each_thing_takes_about_ten_lines():
-    assert len(BLOCKS) == 3 and all(len(b.strip().splitlines()) <= 13 for b in BLOCKS)
+    assert len(BLOCKS) == 4 and all(len(b.strip().splitlines()) <= 13 for b in BLOCKS)
 
 
 @pytest.mark.slow
@@ -34,7 +34,20 @@ configs = [load_preset("smoke", **dict(zip(lists, values))) for values in iterto
 assert len(configs) == 6 and {{c.strategy for c in configs}} == {{"vanilla", "greedy", "loners"}}
 config = load_preset("smoke", strategy="loners", dataset="stripes", sampler="euler", train_steps=8, iterations=2, spaces="pixel")
 assert stand_in(config, 2).shape == (1, 8, 8)
-generations = list(run_loop(config, {str(tmp_path / 'run')!r}, progress=False))
+path = {str(tmp_path / 'run')!r}
+generations = list(run_loop(config, path, progress=False))
+assert generations[1].metrics["reach[pixel]"] > 0
+
+from collapse_nb.loop import remeasure
+from collapse_nb.metrics import metric
+from collapse_nb.records import records
+assert remeasure(path) == []
+metric("later", of="D_n")(lambda train, **sets: len(train))
+before = records(path)
+assert remeasure(path) == ["later"]
+after = records(path)
+assert before.equals(after[after.metric != "later"].reset_index(drop=True))
+assert after[after.metric == "later"][["set", "space", "value"]].values.tolist() == [["D_n", "pixel", 32.0]] * 2
 print(len(generations), config.name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,

@@ -201,7 +201,7 @@ def test_the_whole_kit_on_a_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "NOVELTY", (0, 9))  # so few steps have no regime
     chosen = {n: f for n, f in CHECKS.items() if n.startswith(("neighbours", "greedy", "training twice"))}
     monkeypatch.setattr("collapse_nb.gpu_checks.CHECKS", chosen)
-    gpu.run_kit(tmp_path / "out", "cpu", 3)
+    gpu.run_kit(tmp_path / "out", "cpu", 20)  # it ends when all is done
     out, said = tmp_path / "out", capsys.readouterr().out
     assert sorted(f.name for f in out.iterdir()) == sorted(gpu.FILES) and (out / "log.txt").read_text() == said
     assert (rows_of(out, "checks").result == "right").all() and len(rows_of(out, "checks")) == len(chosen)
@@ -218,7 +218,7 @@ def test_the_whole_kit_on_a_cpu(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def kit(tmp_path):
     (tmp_path / "out").mkdir(); (tmp_path / "work" / "runs").mkdir(parents=True)
-    made = gpu.Kit("cpu", tmp_path / "out", tmp_path / "work", time.monotonic() + 120, TINY)
+    made = gpu.Kit("cpu", tmp_path / "out", tmp_path / "work", time.monotonic() + 1200, TINY)
     made.data, _ = gpu.prepare_data(None, made.work)
     made.speeds["unet-16-32", 8] = dict(training=1000.0, sampling=1000.0)
     return made

@@ -14,7 +14,7 @@ from collapse_nb import diffusion, loop
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.loop import run_loop
-from collapse_nb.metrics import SETS
+from collapse_nb.metrics import METRICS
 from collapse_nb.records import FIELDS, RUN_FIELDS, arm_of, records
 from collapse_nb.runs import load_run, open_run
 
@@ -342,7 +342,7 @@ def test_records_are_the_numbers_of_metrics_csv(tmp_path):
     for metric, inside in dict(share="source", class_share="label", seconds="stage").items():
         assert tidy[inside].notna().equals(tidy.metric == metric) and (tidy[tidy.metric == metric].space == "none").all()
     sets = tidy.drop_duplicates("metric").set_index("metric")["set"].to_dict()
-    assert {k: v for k, v in sets.items() if k in SETS} == {k: SETS[k] for k in sets if k in SETS}
+    assert {k: v for k, v in sets.items() if k in METRICS} == {k: METRICS[k].of for k in sets if k in METRICS}
     assert {k for k, v in sets.items() if v == "none"} == {"n_train", "n_generated", "loss", "seconds"}
 
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
 from collapse_nb.data import Images, load_images
-from collapse_nb.metrics import (DISTRIBUTION, PRDC_K, SETS, authentic, bootstrap, distance_to_train, distribution, frechet_distance,
+from collapse_nb.metrics import (DISTRIBUTION, METRICS, PRDC_K, authentic, bootstrap, distance_to_train, distribution, frechet_distance,
                                  generalization_score, kernel_distance, measure, memorized, memorized_fraction, novelty_ratio, of_one_set, prdc,
                                  resampled_means, same_kind, vendi_score)
 
@@ -182,7 +182,7 @@ def test_measure_says_what_the_functions_say():
     heldout, unseen, spaces = load_images("digits", split="heldout")[:200], digits(50, 2), ("pixel", "classifier")
     row = measure(d, g, e, heldout, spaces, unseen)
     of_spaces = {name.split("[")[0] for name in row}
-    assert of_spaces <= set(SETS) and len(row) == 2 * len(of_spaces) - 1  # confidence is of no space
+    assert of_spaces <= set(METRICS) and len(row) == 2 * len(of_spaces) - 1  # confidence is of no space
     g = g[:60]
     assert row["novelty[pixel]"] == pytest.approx(novelty_ratio(g, d, unseen)) and row["gs_unseen[pixel]"] == generalization_score(unseen, d)
     assert row["novelty_low[pixel]"] < row["novelty[pixel]"] < row["novelty_high[pixel]"]
@@ -200,7 +200,7 @@ def test_every_metric_is_of_the_sets_that_it_names(part, sets):
     made = dict(train=digits(60, source=1), generated=digits(60, 1, 2), samples=digits(70, 2, 2), heldout=heldout, unseen=digits(50, 3))
     row, other = (measure(**made | change, spaces=("pixel",)) for change in ({}, {part: digits(len(made[part]), 9)}))
     changed = {k for k in row if row[k] != other[k]}
-    assert {SETS[k.split("[")[0]] for k in changed} == sets
+    assert {METRICS[k.split("[")[0]].of for k in changed} == sets
     if part == "samples":
         assert {f"{k}[pixel]" for k in ("frechet", "kernel", "vendi", "density")} <= changed <= {f"{k}[pixel]" for k in DISTRIBUTION}
     if part == "unseen": assert changed == {f"{k}[pixel]" for k in ("gs_unseen", "novelty", "novelty_low", "novelty_high")}

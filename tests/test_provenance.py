@@ -11,7 +11,7 @@ from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.features import load_classifier, probabilities
 from collapse_nb.loop import run_loop
-from collapse_nb.metrics import SETS, generalization_score
+from collapse_nb.metrics import METRICS, generalization_score
 from collapse_nb.pictures import most_copied
 from collapse_nb.plots import provenance_figure
 from collapse_nb.provenance import provenance
@@ -75,7 +75,7 @@ def test_the_unseen_set_has_the_shares_of_the_training_set_and_is_in_no_pool(gre
 
 def test_samples_to_measure_with_change_no_image_and_no_choice(tmp_path):
     many, few = (run(tmp_path / str(e), strategy="threshold_decay", eval_samples=e, iterations=3) for e in (24, 12))
-    of_others = {k for k in SETS if SETS[k] not in ("G_n", "D_n") or k.startswith("novelty")}
+    of_others = {k for k in METRICS if METRICS[k].of not in ("G_n", "D_n") or k.startswith("novelty")}
     for a, b in zip(many, few, strict=True):
         assert (a.train.pixels == b.train.pixels).all() and (a.generated.pixels == b.generated.pixels).all() and (a.index == b.index).all()
         assert (len(a.eval), len(b.eval)) == (24, 12) and all((g.eval.source == g.iteration).all() for g in (a, b))
