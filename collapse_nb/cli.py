@@ -124,9 +124,12 @@ def in_one_line(
 ) -> str:
     "What an iteration came to."
     m = g.metrics
-    return (f"iteration {g.iteration}/{config.iterations}: GS {m['gs[pixel]']:.0f}, "
-            f"entropy of D_{g.iteration} {m['entropy[pixel]']:.0f} nats (pixel, N = {config.n_train}, seed {config.seed}), "
-            f"{g.path.parent.name}/{g.path.name}")
+    return (
+        f"iteration {g.iteration}/{config.iterations}: GS {m['gs[pixel]']:.0f}, "
+        f"entropy of D_{g.iteration} {m['entropy[pixel]']:.0f} nats (pixel, N = {config.n_train}, seed "
+        f"{config.seed}), "
+        f"{g.path.parent.name}/{g.path.name}"
+    )
 
 def standing_of(
     config: LoopConfig,
@@ -262,9 +265,12 @@ def against_random(
         entropies.append(kl_entropy(chance))
         copies.append(count_copies(chance))
     chosen = points[kept]
-    return (f"entropy of the {len(kept):,} kept: {kl_entropy(chosen):,.1f} nats "
-            f"({count_copies(chosen)} are copies of each other); of as many at random: "
-            f"{np.mean(entropies):,.1f}, {min(entropies):,.1f} to {max(entropies):,.1f} in {draws} draws ({np.mean(copies):.0f} copies)")
+    return (
+        f"entropy of the {len(kept):,} kept: {kl_entropy(chosen):,.1f} nats "
+        f"({count_copies(chosen)} are copies of each other); of as many at random: "
+        f"{np.mean(entropies):,.1f}, {min(entropies):,.1f} to {max(entropies):,.1f} in {draws} draws ("
+        f"{np.mean(copies):.0f} copies)"
+    )
 
 # %% ../nbs/12_cli.ipynb #f58e9960
 def add_select(subcommands):
@@ -274,9 +280,9 @@ Choose N images so that the set keeps a high entropy, and say how high beside a 
 "greedy" is the paper's Greedy Selection (farthest points first), "threshold_decay" its second selector,
 "max_entropy" goes on from greedy by exchanges, "vanilla" is random. Distances are exact; pixels count 0..255.
 Selectors love garbage: noise and broken pictures lie far from everything, so they are kept first. Look at
-them with "collapse-nb report" before, or take "guarded" (ours): greedy among the images that lie no farther from
-real ones (--reference) than 99% of these lie from each other; where they are too few, the nearest of the rest
-fill up.""", epilog="""\
+them with "collapse-nb report" before, or take "guarded" (ours): greedy among the images that lie no farther
+from real ones (--reference) than 99% of these lie from each other; where they are too few, the nearest of
+the rest fill up.""", epilog="""\
 kept.npz holds pixels, labels, names and index: into the sorted names, in the order chosen
 
 examples:
@@ -284,8 +290,12 @@ examples:
   collapse-nb select photos.zip --n 1000 --side 32 --out kept/    copies the chosen files
   collapse-nb select samples.npz --n 500 --strategy threshold_decay --alpha 0.8 --out kept.npz
   collapse-nb select samples/ --n 500 --strategy guarded --reference photos/ --out kept.npz""")
-    p.add_argument("input", metavar="INPUT",
-                   help="a folder or zip of PNG, JPEG or WebP (class folders are labels), or an npz: uint8 pixels or arr_0")
+    p.add_argument(
+        "input",
+        metavar="INPUT",
+        help="a folder or zip of PNG, JPEG or WebP (class folders are labels), or an npz: uint8 pixels or "
+             "arr_0",
+    )
     p.add_argument("--n", type=int, required=True, help="how many images to keep, from 2")
     p.add_argument("--out", type=Path, required=True,
                    help="a file ending in .npz, or a directory to copy the chosen files to")

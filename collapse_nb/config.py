@@ -399,7 +399,8 @@ def differences(config: LoopConfig) -> dict:
 
 # %% ../nbs/00_config.ipynb #00e3fd3f
 def parse_more(
-    more: str | Mapping | Sequence[str] | None,  # "alpha=0.8; train_steps=300", {"alpha": 0.8} or ["alpha=0.8"]
+    # "alpha=0.8; train_steps=300", {"alpha": 0.8} or ["alpha=0.8"]
+    more: str | Mapping | Sequence[str] | None,
 ) -> dict:  # key -> value, a text where it was one
     "Further fields of the config. Raises ValueError for what is not key=value, and for no field."
     if isinstance(more, Mapping):
@@ -407,16 +408,22 @@ def parse_more(
     else:
         texts = [more or ""] if isinstance(more, str | None) else more
         if not (isinstance(texts, Sequence) and all(isinstance(t, str) for t in texts)):
-            raise ValueError(f"more = {more!r} (allowed: a text 'key=value; key=value', a mapping, a list of texts)")
+            raise ValueError(
+                f"more = {more!r} (allowed: a text 'key=value; key=value', a mapping, a list of texts)"
+            )
         parts = [part.strip() for text in texts for part in text.split(";") if part.strip()]
         for part in parts:
             if "=" not in part:
-                raise ValueError(f"more = {more!r}: {part!r} is not key=value (allowed: key=value; key=value)")
+                raise ValueError(
+                    f"more = {more!r}: {part!r} is not key=value (allowed: key=value; key=value)"
+                )
         pairs = [part.split("=", 1) for part in parts]
         given = {key.strip(): value.strip() for key, value in pairs}
     for key in given:
         if key not in parameter_names():
-            raise ValueError(f"more = {more!r}: no such field {key!r} (allowed: {', '.join(parameter_names())})")
+            raise ValueError(
+                f"more = {more!r}: no such field {key!r} (allowed: {', '.join(parameter_names())})"
+            )
     return given
 
 # %% ../nbs/00_config.ipynb #627458b4

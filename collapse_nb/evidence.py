@@ -25,13 +25,16 @@ from .project import project_root
 from .sweep import read_table
 
 # %% ../nbs/11a_evidence.ipynb #fcedf8be
-RUN = ["dataset", "arm", "paradigm", "strategy", "n_train", "seed", "config"]  # what a run is, as columns of the records
+# what a run is, as columns of the records
+RUN = ["dataset", "arm", "paradigm", "strategy", "n_train", "seed", "config"]
 
 def once(
     table: pd.DataFrame,  # records
 ) -> pd.DataFrame:
     "Each number of each run once, also of a run that is in several studies."
-    return table.drop_duplicates(["config", "iteration", "set", "metric", "space", "source", "label", "stage"])
+    return table.drop_duplicates(
+        ["config", "iteration", "set", "metric", "space", "source", "label", "stage"]
+    )
 
 def study_file(
     study: str,  # its name
@@ -40,7 +43,10 @@ def study_file(
     "The study's tidy table. Raises FileNotFoundError with the command that makes it."
     path = project_root() / folder / f"{study}.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file (papermill nbs/run_sweep.ipynb out.ipynb -p study {study} -p records_dir {folder} makes it)")
+        raise FileNotFoundError(
+            f"{path}: no such file (papermill nbs/run_sweep.ipynb out.ipynb -p study {study} -p records_dir "
+            f"{folder} makes it)"
+        )
     return path
 
 def study_names(
@@ -54,12 +60,19 @@ def read_records(
     folder: str | Path = "figures/records",  # where NAME.csv is
     **where,  # column=value, or a list of values
 ) -> pd.DataFrame:  # as `loop.records`
-    "The records of studies, each run once. Raises FileNotFoundError as `study_file`, ValueError when nothing is left of `where`."
-    table = once(pd.concat([read_table(study_file(s, folder)) for s in study_names(*studies)], ignore_index=True))
+    """The records of studies, each run once. Raises FileNotFoundError as `study_file`, ValueError when
+    nothing is left of `where`."""
+    table = once(
+        pd.concat([read_table(study_file(s, folder)) for s in study_names(*studies)], ignore_index=True)
+    )
     for column, value in where.items():
         allowed = table[column].unique()
         table = table[table[column].isin(value if isinstance(value, (list, tuple, set)) else [value])]
-        if table.empty: raise ValueError(f"{column} = {value!r}: nothing of that in {', '.join(studies)} (allowed: {', '.join(map(str, allowed))})")
+        if table.empty:
+            raise ValueError(
+                f"{column} = {value!r}: nothing of that in {', '.join(studies)} (allowed: "
+                f"{', '.join(map(str, allowed))})"
+            )
     return table.reset_index(drop=True)
 
 def read_pictures(
@@ -85,9 +98,11 @@ def read_smallest(
 
 def ablation(
     table: pd.DataFrame,  # records
-    *fields: str,  # columns of `loop.FIELDS`: "alpha", "selected_in", "guidance", ...; none: the presets' own runs alone
+    # columns of `loop.FIELDS`: "alpha", "selected_in", "guidance", ...; none: the presets' own runs alone
+    *fields: str,
 ) -> pd.DataFrame:
-    "The runs that are as their preset says, or differ from it in one of these fields alone: what `arm` says beside the strategy."
+    """The runs that are as their preset says, or differ from it in one of these fields alone: what `arm`
+    says beside the strategy."""
     changed = table.arm.str.partition(", ")[2]
     names = "|".join(map(re.escape, fields))
     return table[changed.str.fullmatch(f"(?:{names})=[^,]+" if fields else "") | (changed == "")]
@@ -99,7 +114,10 @@ def wide(
 ) -> pd.DataFrame:  # index: `RUN` and iteration; columns: metrics
     "The metrics of one space side by side. Raises ValueError for a space that the records lack."
     rows = table[table.space == space]
-    if rows.empty: raise ValueError(f"space = {space!r}: not in the records (allowed: {', '.join(sorted(table.space.unique()))})")
+    if rows.empty:
+        raise ValueError(
+            f"space = {space!r}: not in the records (allowed: {', '.join(sorted(table.space.unique()))})"
+        )
     return rows.pivot_table("value", [*RUN, "iteration"], "metric")
 
 # %% ../nbs/11a_evidence.ipynb #a0ee9ee3
@@ -107,13 +125,18 @@ def one_setting(
     rows: pd.DataFrame,  # records
     but: str = "",  # a column in which they may differ
 ):
-    "Raises ValueError when records mix datasets, N, paradigms, strategies or arms. An arm names its strategy, so they may differ together."
+    """Raises ValueError when records mix datasets, N, paradigms, strategies or arms. An arm names its
+    strategy, so they may differ together."""
     free = ("arm", "strategy") if but in ("arm", "strategy") else (but,)
     for column in ("dataset", "n_train", "paradigm", "strategy", "arm"):
         if column not in free and rows[column].nunique() > 1:
-            raise ValueError(f"the records mix {column} = {', '.join(map(str, rows[column].unique()))} (allowed: one)")
+            raise ValueError(
+                f"the records mix {column} = {', '.join(map(str, rows[column].unique()))} (allowed: one)"
+            )
     if but and (rows.groupby([but, "seed"]).config.nunique() > 1).any():
-        raise ValueError(f"the records mix configs of one {but} and seed (allowed: one; pick rows by the column config)")
+        raise ValueError(
+            f"the records mix configs of one {but} and seed (allowed: one; pick rows by the column config)"
+        )
 
 def last_common(
     table: pd.DataFrame,  # records
@@ -131,12 +154,19 @@ def finding(
 ) -> dict:  # value, base, difference, low, high, seeds, iteration
     "A comparison, as all functions here return it."
     names = ("difference", "low", "high")
-    return dict(value=float(value), base=float(base), **dict(zip(names, map(float, interval))), seeds=int(seeds), iteration=int(iteration))
+    return dict(
+        value=float(value),
+        base=float(base),
+        **dict(zip(names, map(float, interval))),
+        seeds=int(seeds),
+        iteration=int(iteration),
+    )
 
 def interval_of(
     differences,  # [K], one a seed
 ) -> tuple[float, float, float]:  # mean, low, high
-    "`t_interval`; no interval (NaN) where all are the same number other than 0: there is no spread to estimate one from."
+    """`t_interval`; no interval (NaN) where all are the same number other than 0: there is no spread to
+    estimate one from."""
     mean, low, high = t_interval(differences)
     same = np.ptp(differences) <= 2e-5 * abs(mean)  # to the six digits that records have
     return (mean, math.nan, math.nan) if mean and same else (mean, low, high)
@@ -152,13 +182,15 @@ def paired(
     ratio: bool = False,  # the mean of the logarithms' difference, as a ratio, in place of the difference
     by: str = "arm",  # the column that tells the two apart
 ) -> dict:  # as `finding`; value and base are means over the seeds
-    "What an arm changes, paired by seed, with a 95% t interval. Raises ValueError when the records mix settings, or no seed has both."
+    """What an arm changes, paired by seed, with a 95% t interval. Raises ValueError when the records mix
+    settings, or no seed has both."""
     rows = table[(table.metric == metric) & (table.space == space) & table[by].isin([arm, base])]
     n = iteration if iteration is not None or rows.empty else last_common(rows, by)
     rows = rows[rows.iteration == n]
     one_setting(rows, by)
     both = rows.pivot_table("value", "seed", by).reindex(columns=[arm, base]).dropna()
-    if both.empty: raise ValueError(f"no seed has {metric}[{space}] of both {arm!r} and {base!r} at iteration {n}")
+    if both.empty:
+        raise ValueError(f"no seed has {metric}[{space}] of both {arm!r} and {base!r} at iteration {n}")
     ours, theirs = both[arm], both[base]
     interval = np.exp(interval_of(np.log(ours / theirs))) if ratio else interval_of(ours - theirs)
     return finding(ours.mean(), theirs.mean(), interval, len(both), n)
@@ -170,11 +202,14 @@ def said(
 ) -> str:
     "A paired difference as text."
     number = lambda v, sign="": f"{v:{sign}.{digits}g}"
-    about = f"{number(pair['value'])} against {number(pair['base'])}, difference {number(pair['difference'], '+')}"
+    both = f"{number(pair['value'])} against {number(pair['base'])}"
+    about = f"{both}, difference {number(pair['difference'], '+')}"
     if pair["seeds"] == 1: return f"{about} (one seed, no interval)"
     if math.isnan(pair["low"]): return f"{about} (the same in {pair['seeds']} seeds, no interval)"
     side = "above zero" if pair["low"] > 0 else "below zero" if pair["high"] < 0 else "holds zero"
-    return f"{about} ({number(pair['low'], '+')} to {number(pair['high'], '+')}, {pair['seeds']} seeds: {side})"
+    return (
+        f"{about} ({number(pair['low'], '+')} to {number(pair['high'], '+')}, {pair['seeds']} seeds: {side})"
+    )
 
 # %% ../nbs/11a_evidence.ipynb #76cc8e1a
 def change(
@@ -182,7 +217,8 @@ def change(
     metric: str,
     space: str,
 ) -> dict:  # as `finding`; value at the last iteration, base at the first
-    "Last minus first iteration that all seeds reached, and a 95% t interval. Raises ValueError when the records mix settings, or have none."
+    """Last minus first iteration that all seeds reached, and a 95% t interval. Raises ValueError when the
+    records mix settings, or have none."""
     rows = table[(table.metric == metric) & (table.space == space)]
     if rows.empty: raise ValueError(f"the records have no {metric}[{space}]")
     one_setting(rows)
@@ -195,33 +231,63 @@ def over_sizes(
     metric: str,
     space: str,
     iteration: int = 1,
-) -> dict:  # as `finding`; difference: change of the metric a doubling of N; value, base: at the largest and smallest N; seeds: runs
-    "Slope over log2 N, a run a point, with a 95% t interval of the regression. Raises ValueError for fewer than 3 sizes."
+) -> dict:  # as `finding`
+    """Slope over log2 N, a run a point, with a 95% t interval of the regression: `difference` is the change
+    of the metric a doubling of N; `value` and `base` are at the largest and smallest N, `seeds` counts runs.
+    Raises ValueError for fewer than 3 sizes."""
     rows = table[(table.metric == metric) & (table.space == space) & (table.iteration == iteration)]
     mean = rows.groupby("n_train").value.mean()
-    if len(mean) < 3: raise ValueError(f"n_train = {', '.join(map(str, mean.index))} (allowed: at least 3 sizes)")
+    if len(mean) < 3:
+        raise ValueError(f"n_train = {', '.join(map(str, mean.index))} (allowed: at least 3 sizes)")
     fit = linregress(np.log2(rows.n_train), rows.value)
     half = student.ppf(.975, len(rows) - 2) * fit.stderr
-    return finding(mean.iloc[-1], mean.iloc[0], (fit.slope, fit.slope - half, fit.slope + half), len(rows), iteration)
+    return finding(
+        mean.iloc[-1], mean.iloc[0], (fit.slope, fit.slope - half, fit.slope + half), len(rows), iteration
+    )
 
 # %% ../nbs/11a_evidence.ipynb #7e148be8
-VERDICTS = ("reproduced in direction", "not reproduced", "contradicted", "undecided: no interval", "needs a GPU")
+VERDICTS = (
+    "reproduced in direction",
+    "not reproduced",
+    "contradicted",
+    "undecided: no interval",
+    "needs a GPU",
+)
 
 def judge(
-    pair: dict,  # difference, low, high as `paired`, `change` or `over_sizes` return; NaN for an interval that is not there
+    # difference, low, high as `paired`, `change` or `over_sizes` return; NaN for an interval that is not
+    # there
+    pair: dict,
     sign: int,  # +1: the claim is a positive difference; -1: a negative one; 0: none
     margin: float | None = None,  # for sign 0: the largest difference that counts as none
 ) -> str:  # one of `VERDICTS`
-    "What an interval says of a claimed direction. Raises ValueError for a sign that is not -1, 0 or 1, or for sign 0 without a margin."
+    """What an interval says of a claimed direction. Raises ValueError for a sign that is not -1, 0 or 1,
+    or for sign 0 without a margin."""
     if sign not in (-1, 0, 1) or sign == 0 and not (margin and margin > 0):
-        raise ValueError(f"sign = {sign!r} with margin = {margin!r} (allowed: 1 and -1, or 0 with a margin above 0)")
+        raise ValueError(
+            f"sign = {sign!r} with margin = {margin!r} (allowed: 1 and -1, or 0 with a margin above 0)"
+        )
     low, high = pair["low"], pair["high"]
     if math.isnan(low) or math.isnan(high): return VERDICTS[3]
-    if sign == 0: return VERDICTS[0] if -margin < low and high < margin else VERDICTS[2] if low > margin or high < -margin else VERDICTS[1]
-    return VERDICTS[0] if sign * low > 0 and sign * high > 0 else VERDICTS[2] if sign * low < 0 and sign * high < 0 else VERDICTS[1]
+    if sign == 0:
+        return (
+            VERDICTS[0]
+            if -margin < low and high < margin
+            else VERDICTS[2]
+            if low > margin or high < -margin
+            else VERDICTS[1]
+        )
+    return (
+        VERDICTS[0]
+        if sign * low > 0 and sign * high > 0
+        else VERDICTS[2]
+        if sign * low < 0 and sign * high < 0
+        else VERDICTS[1]
+    )
 
 # %% ../nbs/11a_evidence.ipynb #5105e47d
-PREDICTORS = dict(entropy=False, entropy_generated=False, variance=True, mnnd=True)  # metric -> whether it enters by its logarithm
+# metric -> whether it enters by its logarithm
+PREDICTORS = dict(entropy=False, entropy_generated=False, variance=True, mnnd=True)
 
 def points(
     table: pd.DataFrame,  # records
@@ -232,7 +298,11 @@ def points(
     "One point an iteration of a run. Raises ValueError for an x that is not one of `PREDICTORS`."
     if x not in PREDICTORS: raise ValueError(f"x = {x!r} (allowed: {', '.join(PREDICTORS)})")
     both = wide(table, space)[[x, y]]
-    return pd.DataFrame(dict(x=np.log(both[x]) if PREDICTORS[x] else both[x], y=np.log(both[y]))).dropna().reset_index()
+    return (
+        pd.DataFrame(dict(x=np.log(both[x]) if PREDICTORS[x] else both[x], y=np.log(both[y])))
+        .dropna()
+        .reset_index()
+    )
 
 def within(
     found: pd.DataFrame,  # as `points` returns
@@ -248,15 +318,20 @@ def correlation(
     repeats: int = 2000,
     seed: int = 0,  # everything random is derived from it
 ) -> dict:  # r, low, high; points, runs. No interval (NaN) for fewer than 3 runs
-    """Pearson's r with a 95% percentile interval of a bootstrap over whole runs (clusters), since the points of one run depend on each other.
+    """Pearson's r with a 95% percentile interval of a bootstrap over whole runs (clusters), since the points
+    of one run depend on each other.
 
-    Few runs make such an interval too narrow; how many there are is returned beside it. Raises ValueError for fewer than 3 points."""
+    Few runs make such an interval too narrow; how many there are is returned beside it. Raises ValueError for
+    fewer than 3 points."""
     if len(found) < 3: raise ValueError(f"{len(found)} points (allowed: at least 3)")
     of_run = [g[["x", "y"]].to_numpy() for _, g in found.groupby("config", sort=True)]
     r = lambda a: float(np.corrcoef(a.T)[0, 1])
     rng, low, high = np.random.default_rng(derive_seed(seed, 0, "correlation")), math.nan, math.nan
     if len(of_run) >= 3:
-        draws = [r(np.concatenate([of_run[i] for i in rng.integers(len(of_run), size=len(of_run))])) for _ in range(repeats)]
+        draws = [
+            r(np.concatenate([of_run[i] for i in rng.integers(len(of_run), size=len(of_run))]))
+            for _ in range(repeats)
+        ]
         low, high = (float(v) for v in np.nanquantile(draws, [.025, .975]))
     return dict(r=r(found[["x", "y"]].to_numpy()), low=low, high=high, points=len(found), runs=len(of_run))
 
@@ -272,10 +347,13 @@ def leave_one_out(
     found: pd.DataFrame,  # as `points` returns, one dataset
     by: str = "n_train",  # what is left out, one value at a time
 ) -> pd.DataFrame:  # index: the value left out; columns: points, error, mean_error, slope
-    """Root mean squared errors of log GS on what the fit has not seen: of a straight line in x, and of the others' mean.
+    """Root mean squared errors of log GS on what the fit has not seen: of a straight line in x, and of the
+    others' mean.
 
-    exp(error) is a factor: 0.1 is 10%. Raises ValueError for fewer than 3 values of `by`, or for several datasets."""
-    if found.dataset.nunique() > 1: raise ValueError(f"dataset = {', '.join(found.dataset.unique())} (allowed: one)")
+    exp(error) is a factor: 0.1 is 10%. Raises ValueError for fewer than 3 values of `by`, or for several
+    datasets."""
+    if found.dataset.nunique() > 1:
+        raise ValueError(f"dataset = {', '.join(found.dataset.unique())} (allowed: one)")
     values = sorted(found[by].unique())
     if len(values) < 3: raise ValueError(f"{by} = {', '.join(map(str, values))} (allowed: at least 3 values)")
     rows = {}
@@ -283,7 +361,11 @@ def leave_one_out(
         out, rest = found[found[by] == value], found[found[by] != value]
         slope, start = np.polyfit(rest.x, rest.y, 1)
         errors = dict(error=out.y - start - slope * out.x, mean_error=out.y - rest.y.mean())
-        rows[value] = dict(points=len(out), **{k: float(np.sqrt(np.mean(e ** 2))) for k, e in errors.items()}, slope=float(slope))
+        rows[value] = dict(
+            points=len(out),
+            **{k: float(np.sqrt(np.mean(e**2))) for k, e in errors.items()},
+            slope=float(slope),
+        )
     return pd.DataFrame(rows).T.rename_axis(by)
 
 # %% ../nbs/11a_evidence.ipynb #423abcce
@@ -292,17 +374,31 @@ def predictors(
     spaces: Sequence[str] = ("pixel",),
     names: Sequence[str] = tuple(PREDICTORS),  # of `PREDICTORS`
 ) -> pd.DataFrame:  # one row a dataset (and "pooled"), space and predictor
-    "How well each property of the training set goes with log GS: r by run, and the leave-one-N-out error where there are 3 sizes."
+    """How well each property of the training set goes with log GS: r by run, and the leave-one-N-out error
+    where there are 3 sizes."""
     rows = []
     for space in spaces:
         for x in names:
             found = points(table, x, space)
-            groups = [*found.groupby("dataset", sort=False), *([("pooled", within(found))] if found.dataset.nunique() > 1 else [])]
+            groups = [
+                *found.groupby("dataset", sort=False),
+                *([("pooled", within(found))] if found.dataset.nunique() > 1 else []),
+            ]
             for dataset, some in groups:
-                row = dict(dataset=dataset, space=space, x=x, **correlation(some), error=math.nan, mean_error=math.nan)
+                row = dict(
+                    dataset=dataset,
+                    space=space,
+                    x=x,
+                    **correlation(some),
+                    error=math.nan,
+                    mean_error=math.nan,
+                )
                 if dataset != "pooled" and some.n_train.nunique() >= 3:
                     out = leave_one_out(some)
-                    row |= {k: float(np.sqrt(np.average(out[k] ** 2, weights=out.points))) for k in ("error", "mean_error")}
+                    row |= {
+                        k: float(np.sqrt(np.average(out[k] ** 2, weights=out.points)))
+                        for k in ("error", "mean_error")
+                    }
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -321,9 +417,14 @@ def predict_onset(
     table: pd.DataFrame,  # records of one dataset: vanilla runs of several sizes
     space: str = "pixel",
     level: float = 0.5,
-) -> pd.DataFrame:  # one row a run: n_train, seed, iterations, first, second (the novelty), onset, predicted (NaN for one size), factor, stays
-    "The onset of each run, and what iterations 1 and 2 predict for it; columns `predicted`, `factor` and `stays` are three rules."
-    course = wide(table, space)["novelty"].unstack("iteration").reset_index(list(set(RUN) - {"n_train", "seed", "config"}), drop=True)
+) -> pd.DataFrame:  # one row a run
+    """The onset of each run, and what iterations 1 and 2 predict for it. Columns: n_train, seed, iterations,
+    first and second (the novelty), onset; and three rules: predicted (NaN for one size), factor, stays."""
+    course = (
+        wide(table, space)["novelty"]
+        .unstack("iteration")
+        .reset_index(list(set(RUN) - {"n_train", "seed", "config"}), drop=True)
+    )
     rows = []
     for (n, seed, config), one in course.iterrows():
         others, known = course[course.index.get_level_values("n_train") != n], one.dropna().to_numpy()
@@ -331,6 +432,18 @@ def predict_onset(
         begun = known[:2].tolist()
         first = [*begun, *(known[1] * mean[2:])]
         steady = [*begun, *(known[1] * (known[1] / known[0]) ** np.arange(1, len(known) - 1))]
-        rows.append(dict(n_train=n, seed=seed, config=config, iterations=len(known), first=known[0], second=known[1], onset=onset(known, level),
-                         predicted=onset(first, level) if len(others) else math.nan, factor=onset(steady, level), stays=onset(begun, level)))
+        rows.append(
+            dict(
+                n_train=n,
+                seed=seed,
+                config=config,
+                iterations=len(known),
+                first=known[0],
+                second=known[1],
+                onset=onset(known, level),
+                predicted=onset(first, level) if len(others) else math.nan,
+                factor=onset(steady, level),
+                stays=onset(begun, level),
+            )
+        )
     return pd.DataFrame(rows).sort_values(["n_train", "seed"], ignore_index=True)

@@ -32,7 +32,8 @@ from .project import project_root
 
 # %% ../nbs/02_features.ipynb #df9cc2d7
 class SmallClassifier(nn.Module):
-    "Two convolutions, 32 features before their ReLU (no feature is dead), one linear layer. Input float32 [N, C, H, W] in -1..1."
+    """Two convolutions, 32 features before their ReLU (no feature is dead), one linear layer. Input
+    float32 [N, C, H, W] in -1..1."""
     def __init__(self, channels: int, side: int, classes: int):
         super().__init__()
         half = (side + 1) // 2
@@ -60,17 +61,25 @@ def torch_threads(
 def passes(
     n: int,  # training images
 ) -> int:  # 1 to 40
-    "Epochs of the classifier's training: 40, fewer where that would be more than 150,000 images in all (minutes on one core)."
+    """Epochs of the classifier's training: 40, fewer where that would be more than 150,000 images in all
+    (minutes on one core)."""
     return max(1, min(40, 150_000 // n))
 
 def _check_labelled(images: Images):
     "Raises ValueError for images that no classifier can be trained on."
     if images.labels is None:
-        raise ValueError(f"the classifier space needs labels, and {images.dataset or 'this set'} has none (allowed: labelled images, for example "
-                         "class folders or an npz with labels; weights = PATH of a classifier; or the pixel space alone: space = 'pixel' and "
-                         "spaces = 'pixel')")
+        raise ValueError(
+            f"the classifier space needs labels, and {images.dataset or 'this set'} has none (allowed: "
+            f"labelled images, for example "
+            "class folders or an npz with labels; weights = PATH of a classifier; or the pixel space alone: "
+            "space = 'pixel' and "
+            "spaces = 'pixel')"
+        )
     if images.shape[1] != images.shape[2]:
-        raise ValueError(f"the classifier space: images of {images.shape[1]}x{images.shape[2]} (allowed: square ones; give a side)")
+        raise ValueError(
+            f"the classifier space: images of {images.shape[1]}x{images.shape[2]} (allowed: square ones; "
+            f"give a side)"
+        )
 
 # %% ../nbs/02_features.ipynb #16bafcea
 def train_classifier(
@@ -88,9 +97,13 @@ def train_classifier(
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-2)
         epochs = epochs or passes(len(images))
         for _ in tqdm(range(epochs), desc=f"classifier of {images.dataset}, once", delay=10, mininterval=10):
-            for batch in torch.randperm(len(y)).split(50):  # only a batch becomes float: the images stay uint8
+            for batch in torch.randperm(len(y)).split(
+                50
+            ):  # only a batch becomes float: the images stay uint8
                 loss = F.cross_entropy(model(torch.from_numpy(images[batch.numpy()].unit())), y[batch])
-                optimizer.zero_grad(); loss.backward(); optimizer.step()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/02_features.ipynb #40bead47
@@ -100,7 +113,9 @@ def probabilities(
     images: Images,  # any images of its size
 ) -> np.ndarray:  # float32 [N, classes]
     "What the classifier believes of each image."
-    return torch.cat([model(torch.from_numpy(images.unit()[i:i + 1024])).softmax(1) for i in range(0, len(images), 1024)]).numpy()
+    return torch.cat(
+        [model(torch.from_numpy(images.unit()[i : i + 1024])).softmax(1) for i in range(0, len(images), 1024)]
+    ).numpy()
 
 # %% ../nbs/02_features.ipynb #9fd2d807
 def accuracy(model: SmallClassifier, images: Images) -> float:
@@ -117,7 +132,9 @@ def read_safetensors(
     try:
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except SafetensorError as e:
-        raise ValueError(f"{path}: {Path(path).stat().st_size:,} bytes that are no whole safetensors file ({e})") from None
+        raise ValueError(
+            f"{path}: {Path(path).stat().st_size:,} bytes that are no whole safetensors file ({e})"
+        ) from None
 
 # %% ../nbs/02_features.ipynb #84d14ae3
 def check_arrays(
@@ -127,12 +144,21 @@ def check_arrays(
 ):
     "Raises ValueError naming the arrays that are missing, unknown or of another shape."
     has, needs = ({k: tuple(v.shape) for k, v in d.items()} for d in (found, network.state_dict()))
-    wrong = [f"{k} {list(has[k]) if k in has else 'missing'} for {list(needs[k])}" for k in needs if has.get(k) != needs[k]]
+    wrong = [
+        f"{k} {list(has[k]) if k in has else 'missing'} for {list(needs[k])}"
+        for k in needs
+        if has.get(k) != needs[k]
+    ]
     wrong += [f"{k} {list(has[k])} unknown" for k in has if k not in needs]
-    if wrong: raise ValueError(f"{where} is not of {type(network).__name__}: {'; '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}")
+    if wrong:
+        raise ValueError(
+            f"{where} is not of {type(network).__name__}: {'; '.join(wrong[:3])}"
+            f"{' ...' if len(wrong) > 3 else ''}"
+        )
 
 # %% ../nbs/02_features.ipynb #d6e6e478
-RECIPE = "2 conv, 32 features before ReLU, AdamW 1e-3, {} epochs of batches of 50"  # change it with the training above
+# change it with the training above
+RECIPE = "2 conv, 32 features before ReLU, AdamW 1e-3, {} epochs of batches of 50"
 
 @dataclass(frozen=True)
 class Classifier:
@@ -149,16 +175,21 @@ def read_classifier(
     path: str | Path,  # a .safetensors file, as `load_classifier` leaves it in runs/cache
     shape: tuple[int, int, int],  # (C, H, W) of the images it is for
 ) -> Classifier:  # on the CPU
-    "A classifier from its weights. Raises FileNotFoundError, and ValueError for a damaged file or one for other images."
+    """A classifier from its weights. Raises FileNotFoundError, and ValueError for a damaged file or one
+    for other images."""
     arrays, notes = read_safetensors(path)
     head = arrays.get("head.1.weight")
     model = SmallClassifier(shape[0], shape[1], len(head) if head is not None else 1)
     check_arrays(arrays, model, f"weights = {str(path)!r}, for images of {'x'.join(map(str, shape))},")
     model.load_state_dict(arrays)
     model.eval().requires_grad_(False)
-    weights = hashlib.blake2b(b"".join(v.numpy().tobytes() for v in model.state_dict().values()), digest_size=4)
+    weights = hashlib.blake2b(
+        b"".join(v.numpy().tobytes() for v in model.state_dict().values()), digest_size=4
+    )
     about = dict(accuracy=float("nan"), n_train=0, n_heldout=0) | json.loads(notes.get("about", "{}"))
-    return Classifier(model, about["accuracy"], about["n_train"], about["n_heldout"], weights.hexdigest(), tuple(shape))
+    return Classifier(
+        model, about["accuracy"], about["n_train"], about["n_heldout"], weights.hexdigest(), tuple(shape)
+    )
 
 # %% ../nbs/02_features.ipynb #3c7e77bf
 _LATEST: dict[tuple, Classifier] = {}  # (dataset, (C, H, W)) -> the classifier loaded last for such images
@@ -171,13 +202,19 @@ def load_classifier(
     root: Path | None = None,  # where the dataset's files are, as in `load_images`
     weights: str | Path | None = None,  # a classifier's file; None: the dataset's own
 ) -> Classifier:  # trained now, or loaded
-    "The dataset's classifier for images of this side. Raises ValueError for a dataset without labels, or not square, or weights that do not fit."
-    found = _load_classifier(dataset, cache, side, root) if weights is None else _with_accuracy(weights, dataset, side, root)
+    """The dataset's classifier for images of this side. Raises ValueError for a dataset without labels, or
+    not square, or weights that do not fit."""
+    found = (
+        _load_classifier(dataset, cache, side, root)
+        if weights is None
+        else _with_accuracy(weights, dataset, side, root)
+    )
     _LATEST[dataset, found.shape] = found
     return found
 
 def _with_accuracy(weights: str | Path, dataset: str, side: int | None, root: Path | None) -> Classifier:
-    "The file's classifier, with its accuracy on this dataset's held-out images where they have labels that it knows."
+    """The file's classifier, with its accuracy on this dataset's held-out images where they have labels
+    that it knows."""
     heldout = load_images(dataset, split="heldout", side=side, root=root)
     found = read_classifier(weights, heldout.shape)
     known = heldout.labels is not None and heldout.labels.max() < found.model.head[1].out_features
@@ -189,14 +226,19 @@ def _load_classifier(dataset: str, cache: Path | None, side: int | None, root: P
     from safetensors.torch import save_file
     train, heldout = (load_images(dataset, split=s, side=side, root=root) for s in ("train", "heldout"))
     _check_labelled(train)
-    recipe = RECIPE.format(passes(len(train)))  # and the bytes of N square images tell their channels and side
-    digest = hashlib.blake2b(recipe.encode() + train.pixels.tobytes() + train.labels.tobytes(), digest_size=6).hexdigest()
+    # and the bytes of N square images tell their channels and side
+    recipe = RECIPE.format(passes(len(train)))
+    digest = hashlib.blake2b(
+        recipe.encode() + train.pixels.tobytes() + train.labels.tobytes(), digest_size=6
+    ).hexdigest()
     path = (cache or project_root() / "runs" / "cache") / f"classifier-{slug(dataset)}-{digest}.safetensors"
     if not path.exists():
         model = train_classifier(train)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
-        save_file(model.state_dict(), part, metadata={"about": json.dumps(dict(accuracy=accuracy(model, heldout)))})
+        save_file(
+            model.state_dict(), part, metadata={"about": json.dumps(dict(accuracy=accuracy(model, heldout)))}
+        )
         os.replace(part, path)
     return replace(read_classifier(path, train.shape), n_train=len(train), n_heldout=len(heldout))
 
@@ -204,7 +246,8 @@ def _load_classifier(dataset: str, cache: Path | None, side: int | None, root: P
 def classifier_for(
     images: Images,  # real or generated
 ) -> Classifier:
-    "The classifier of the dataset behind `images`, at their size. Raises ValueError where the dataset has no labels."
+    """The classifier of the dataset behind `images`, at their size. Raises ValueError where the dataset
+    has no labels."""
     key = canonical("dataset", images.dataset), images.shape
     return _LATEST[key] if key in _LATEST else load_classifier(key[0], side=images.shape[1])
 
@@ -214,7 +257,10 @@ SPACES: dict[str, Callable[..., np.ndarray]] = Registry("space")
 @SPACES.register("pixel")
 def embed_pixel(images: Images, *, weights=None, device="cpu", batch_size=None, cache=True) -> np.ndarray:
     "Raw pixels, 0..255: float32 [N, C*H*W]. Raises ValueError for weights: there is no network."
-    if weights is not None: raise ValueError(f"weights = {str(weights)!r} with space = 'pixel' (allowed: none, it has no network)")
+    if weights is not None:
+        raise ValueError(
+            f"weights = {str(weights)!r} with space = 'pixel' (allowed: none, it has no network)"
+        )
     return images.flat().astype(np.float32)
 
 # %% ../nbs/02_features.ipynb #66796cdf
@@ -223,14 +269,19 @@ def embed_pixel(images: Images, *, weights=None, device="cpu", batch_size=None, 
 def embed_classifier(
     images: Images,  # N images
     *,
-    weights: str | Path | None = None,  # a classifier's file, as for `read_classifier`; None: the dataset's own
+    # a classifier's file, as for `read_classifier`; None: the dataset's own
+    weights: str | Path | None = None,
     device: str = "cpu",  # where the network runs
     batch_size: int | None = None,  # None: 1024
     cache: bool = True,  # as for every space; not used here
 ) -> np.ndarray:  # float32 [N, 32]
-    "The classifier's 32 features, before their ReLU. Raises ValueError where the dataset has no labels, and for weights that do not fit."
-    model = (classifier_for(images) if weights is None else read_classifier(weights, images.shape)).model.features
-    if torch.device(device).type != "cpu": model = copy.deepcopy(model).to(device)  # the classifier is shared: it stays where it is
+    """The classifier's 32 features, before their ReLU. Raises ValueError where the dataset has no labels,
+    and for weights that do not fit."""
+    model = (
+        classifier_for(images) if weights is None else read_classifier(weights, images.shape)
+    ).model.features
+    if torch.device(device).type != "cpu":
+        model = copy.deepcopy(model).to(device)  # the classifier is shared: it stays where it is
     x, step = torch.from_numpy(images.unit()), batch_size or 1024
     return torch.cat([model(x[i:i + step].to(device)).cpu() for i in range(0, len(x), step)]).numpy()
 
@@ -243,10 +294,16 @@ def embed(
     device: str = "cpu",  # where the network runs
     batch_size: int | None = None,  # images in the network at a time; None: the space's own
     cache: bool = True,  # keep what a large network made in runs/cache/features, by content
-    **options,  # a space's own, as in notebook 02a: `mode` and `num_workers` of inception, `input_side` of imagenet
+    # a space's own, as in notebook 02a: `mode` and `num_workers` of inception, `input_side` of imagenet
+    **options,
 ) -> np.ndarray:  # float32 [N, d]
-    "Points of `space`. Raises ValueError for an unknown space, a batch_size below 1 or a wrong file, FileNotFoundError where weights are missing."
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+    """Points of `space`. Raises ValueError for an unknown space, a batch_size below 1 or a wrong file,
+    FileNotFoundError where weights are missing."""
+    if batch_size is not None and (
+        isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
+    ):
         raise ValueError(f"batch_size = {batch_size!r} is out of range (allowed: at least 1, or none)")
     with full_precision(device):
-        return SPACES[space](images, weights=weights, device=device, batch_size=batch_size, cache=cache, **options)
+        return SPACES[space](
+            images, weights=weights, device=device, batch_size=batch_size, cache=cache, **options
+        )

@@ -30,7 +30,8 @@ from .project import project_root
 from .evidence import PREDICTORS, ablation, change, correlation, judge, last_common, leave_one_out
 from .evidence import over_sizes, paired, points, r_said, read_records, said, within
 from .metrics import t_interval
-from .plots import STYLE, axis_title, frechet_space, line_style, lines, metric_title, one_line, pick
+from .plots import STYLE, axis_title, frechet_space, line_style, lines, metric_title, one_line
+from .plots import pick
 from .plots import save_figure, show
 
 # %% ../nbs/11b_panels.ipynb #dcd85fc6

@@ -44,7 +44,8 @@ def _told(value):
 
 # %% ../nbs/10_records.ipynb #c39a2784
 _PART = dict(share="source", class_share="label", seconds="stage")  # metric -> of what part, else of a space
-_CLASS_SETS = dict(class_share="D_n", believed="D_n")  # metric -> the set it measures, as `METRICS` say of the others
+# metric -> the set it measures, as `METRICS` say of the others
+_CLASS_SETS = dict(class_share="D_n", believed="D_n")
 
 def typed(
     table: pd.DataFrame,  # records, fresh from a file or a run

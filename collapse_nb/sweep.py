@@ -35,10 +35,15 @@ from .runs import check_run, load_run, read_config
 # %% ../nbs/10a_sweep.ipynb #bbc9414b
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
     "The papermill parameters that make run_loop run `config`."
-    text = lambda v: ", ".join(v) if isinstance(v, tuple) else "none" if v is None else str(v)  # None would keep the preset's value
+    # None would keep the preset's value
+    text = lambda v: ", ".join(v) if isinstance(v, tuple) else "none" if v is None else str(v)
     changed = {k: text(v) for k, v in differences(config).items()}
     more = "; ".join(f"{k}={v}" for k, v in changed.items() if k not in DIRECT)
-    return {"preset": config.preset, **{k: v for k, v in changed.items() if k in DIRECT}, **({"more": more} if more else {})}
+    return {
+        "preset": config.preset,
+        **{k: v for k, v in changed.items() if k in DIRECT},
+        **({"more": more} if more else {}),
+    }
 
 # %% ../nbs/10a_sweep.ipynb #c92130cc
 def complete_iterations(config: LoopConfig, out_dir: Path | None = None) -> int:
@@ -47,11 +52,16 @@ def complete_iterations(config: LoopConfig, out_dir: Path | None = None) -> int:
     return sum((path / f"iteration-{n:03d}").is_dir() for n in range(1, config.iterations + 1))
 
 # %% ../nbs/10a_sweep.ipynb #f87cb442
-RUNNING: set[subprocess.Popen] = set()  # the notebooks that this process has started, so that it can stop them
+# the notebooks that this process has started, so that it can stop them
+RUNNING: set[subprocess.Popen] = set()
 
 def run_loop_notebook() -> Path:
     "The checkout's nbs/run_loop.ipynb, else the copy inside the package."
-    packaged = Path(__file__).resolve().parent / "run_loop.ipynb" if "__file__" in globals() else Path("run_loop.ipynb")
+    packaged = (
+        Path(__file__).resolve().parent / "run_loop.ipynb"
+        if "__file__" in globals()
+        else Path("run_loop.ipynb")
+    )
     path = project_root() / "nbs" / "run_loop.ipynb"
     return path if path.is_file() else packaged
 
@@ -61,21 +71,43 @@ def run_notebook(
     parameters: dict,  # papermill's
     environment: dict[str, str],  # variables beside those of this process
 ):
-    "Execute a notebook in a process of its own. Raises RuntimeError with the end of its output; its copy is then failed.ipynb."
+    """Execute a notebook in a process of its own. Raises RuntimeError with the end of its output; its copy
+    is then failed.ipynb."""
     arguments = [str(a) for k, v in parameters.items() for a in ("-p", k, v)]
-    command = [sys.executable, "-m", "papermill", str(notebook), str(out), *arguments, "--no-progress-bar", "-k", "python3"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook),
+        str(out),
+        *arguments,
+        "--no-progress-bar",
+        "-k",
+        "python3",
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     failed = out.with_name("failed.ipynb")
-    for _ in range(3):  # two kernels that start at once may choose the same port: one of them dies before its first cell
+    for _ in range(
+        3
+    ):  # two kernels that start at once may choose the same port: one of them dies before its first cell
         said = _run(command, os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | environment)
         if said is None: return failed.unlink(missing_ok=True)
         if "Kernel died before" not in said: break
     if out.exists(): out.replace(failed)
-    raise RuntimeError(f"{out.parent.name} failed; its notebook is {failed}\n" + "\n".join(said.strip().splitlines()[-12:]))
+    raise RuntimeError(
+        f"{out.parent.name} failed; its notebook is {failed}\n" + "\n".join(said.strip().splitlines()[-12:])
+    )
 
 def _run(command: list[str], environment: dict) -> str | None:
     "Run a process that `run_study` can stop; what it said on stderr, or None where it succeeded."
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+    )
     RUNNING.add(process)
     try: said = process.communicate()[1]
     finally: RUNNING.discard(process)
@@ -90,25 +122,37 @@ def what_failed(
     "The last error in the notebook of a run that failed."
     if not (path / "failed.ipynb").exists(): return ""
     import nbformat  # not where loops run without notebooks
-    outputs = [o for c in nbformat.read(path / "failed.ipynb", 4).cells for o in c.get("outputs", []) if o.output_type == "error"]
+    outputs = [
+        o
+        for c in nbformat.read(path / "failed.ipynb", 4).cells
+        for o in c.get("outputs", [])
+        if o.output_type == "error"
+    ]
     return f"{outputs[-1].ename}: {outputs[-1].evalue}" if outputs else STOPPED
 
 def summary(
     configs: list[LoopConfig],  # the grid
     out_dir: str | Path = "runs",  # where its runs are
-) -> pd.DataFrame:  # a row a run: what varies in the grid, state (complete, failed, begun, missing), iterations, minutes, error, notebook
-    "Where the runs of a study stand."
+) -> pd.DataFrame:  # a row a run
+    """Where the runs of a study stand: what varies in the grid, state (complete, failed, begun, missing),
+    iterations, minutes, error, notebook."""
     every = pd.DataFrame([asdict(c) for c in configs])
     rows = every[[k for k in every if k != "preset" and every[k].map(str).nunique() > 1]].to_dict("records")
     for row, config in zip(rows, configs):
         path = run_dir(config, Path(out_dir) / config.name)
         done, error = complete_iterations(config, path), what_failed(path)
         whole = done >= config.iterations
-        measured = [json.loads((path / f"iteration-{n:03d}" / "metrics.json").read_text()) for n in range(1, done + 1)]
+        measured = [
+            json.loads((path / f"iteration-{n:03d}" / "metrics.json").read_text()) for n in range(1, done + 1)
+        ]
         seconds = sum(v for m in measured for k, v in m.items() if k.startswith("seconds["))
-        row |= dict(state="complete" if whole else "failed" if error else "begun" if path.is_dir() else "missing",
-                    done=f"{done} of {config.iterations}", minutes=round(seconds / 60, 2),
-                    error="" if whole else error, notebook=str(path / ("failed.ipynb" if error and not whole else "run_loop.ipynb")))
+        row |= dict(
+            state="complete" if whole else "failed" if error else "begun" if path.is_dir() else "missing",
+            done=f"{done} of {config.iterations}",
+            minutes=round(seconds / 60, 2),
+            error="" if whole else error,
+            notebook=str(path / ("failed.ipynb" if error and not whole else "run_loop.ipynb")),
+        )
     return pd.DataFrame(rows, index=pd.Index([c.name for c in configs], name="run"))
 
 # %% ../nbs/10a_sweep.ipynb #e95b358c
@@ -126,16 +170,22 @@ def executor_for(
     workers: int = 2,  # processes at a time on this machine, each with the config's threads
     scheduler: str | None = None,  # the address of a dask scheduler, whose workers take the runs instead
 ) -> Iterator[Executor]:
-    "What runs the study. Raises ValueError for workers below 1, ImportError without dask, OSError for a scheduler that does not answer."
+    """What runs the study. Raises ValueError for workers below 1, ImportError without dask, OSError for a
+    scheduler that does not answer."""
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers = {workers!r} (allowed: a whole number, at least 1)")
     if not isinstance(scheduler, (str, type(None))):
-        raise ValueError(f"scheduler = {scheduler!r} (allowed: the address of a dask scheduler, as tcp://HOST:8786, or none)")
+        raise ValueError(
+            f"scheduler = {scheduler!r} (allowed: the address of a dask scheduler, as tcp://HOST:8786, or "
+            f"none)"
+        )
     if scheduler is None:
         with ThreadPoolExecutor(workers) as executor: yield executor
         return
-    try: from distributed import Client
-    except ImportError as e: raise ImportError(f"scheduler = {scheduler!r} needs dask: pip install 'collapse-nb[cluster]'") from e
+    try:
+        from distributed import Client
+    except ImportError as e:
+        raise ImportError(f"scheduler = {scheduler!r} needs dask: pip install 'collapse-nb[cluster]'") from e
     with Client(scheduler) as client:
         executor = client.get_executor(pure=False)  # what failed a moment ago is tried again
         try: yield executor
@@ -148,31 +198,52 @@ def run_study(
     *,
     executor: Executor,  # anything with concurrent.futures' interface
     figures_dir: str | Path = "figures/local",  # where the runs' figures go
-    done: Mapping[str, int] | None = None,  # config (digest) -> iterations in the study's records, as `recorded` returns: what is whole is not run
+    # config (digest) -> iterations in the study's records, as `recorded` returns: what is whole is not run
+    done: Mapping[str, int] | None = None,
     progress: bool = True,  # show how many iterations are done
 ) -> pd.DataFrame:  # as `summary`; a run that stands in the records alone is "recorded"
-    "Run what is missing. A failure stops no other run: it is in the summary. Raises ValueError for a run twice in the grid, or another's directory."
+    """Run what is missing. A failure stops no other run: it is in the summary. Raises ValueError for a run
+    twice in the grid, or another's directory."""
     paths = [project_root() / out_dir / c.name for c in configs]
     if twice := {p.name for p in paths if paths.count(p) > 1}:
-        raise ValueError(f"the study has runs twice: {', '.join(sorted(twice))} (allowed: configs that differ in more than iterations)")
+        raise ValueError(
+            f"the study has runs twice: {', '.join(sorted(twice))} (allowed: configs that differ in more "
+            f"than iterations)"
+        )
     for c, p in zip(configs, paths): check_run(c, p)
     known = [c.name for c in configs if (done or {}).get(c.digest, 0) >= c.iterations]
-    ours = {k: v for k, v in os.environ.items() if k.startswith("COLLAPSE_NB_")}  # a worker elsewhere has not got them
+    # a worker elsewhere has not got them
+    ours = {k: v for k, v in os.environ.items() if k.startswith("COLLAPSE_NB_")}
     notebook, figures = run_loop_notebook(), project_root() / figures_dir
-    jobs = {c.name: executor.submit(run_notebook, notebook, p / "run_loop.ipynb",
-                                    notebook_parameters(c) | dict(out_dir=str(p), figures_dir=str(figures)), ours)
-            for c, p in zip(configs, paths) if c.name not in known and complete_iterations(c, p) < c.iterations}
+    jobs = {
+        c.name: executor.submit(
+            run_notebook,
+            notebook,
+            p / "run_loop.ipynb",
+            notebook_parameters(c) | dict(out_dir=str(p), figures_dir=str(figures)),
+            ours,
+        )
+        for c, p in zip(configs, paths)
+        if c.name not in known and complete_iterations(c, p) < c.iterations
+    }
     running = [(c, p) for c, p in zip(configs, paths) if c.name not in known]
-    try: _watch(list(jobs.values()), [c for c, _ in running], [p for _, p in running], progress)
+    try:
+        _watch(list(jobs.values()), [c for c, _ in running], [p for _, p in running], progress)
     except BaseException:  # interrupted: what has not started is not started, what has is told to stop
-        for job in jobs.values(): job.cancel()
-        for process in list(RUNNING): process.send_signal(signal.SIGINT) if os.name == "posix" else process.terminate()
+        for job in jobs.values():
+            job.cancel()
+        for process in list(RUNNING):
+            process.send_signal(signal.SIGINT) if os.name == "posix" else process.terminate()
         raise
     table = summary(configs, out_dir)
     table.loc[table.index.isin(known) & (table.state != "complete"), "state"] = "recorded"
     for name, e in ((name, job.exception()) for name, job in jobs.items()):
         why = table.error[name]
-        if e: table.loc[name, ["state", "error"]] = "failed", why if why not in ("", STOPPED) else str(e)  # what no notebook tells: a worker lost
+        if e:
+            table.loc[name, ["state", "error"]] = (
+                "failed",
+                why if why not in ("", STOPPED) else str(e),
+            )  # what no notebook tells: a worker lost
     return table
 
 def raise_failures(
@@ -182,21 +253,35 @@ def raise_failures(
     failed = table[table.state == "failed"]
     if len(failed):
         why = "\n\n".join(f"{r.Index}: {r.error}\n{r.notebook}" for r in failed.itertuples())
-        raise RuntimeError(f"{len(failed)} of {len(table)} runs failed (the others are kept; run the study again for what is missing):\n\n{why}")
+        raise RuntimeError(
+            f"{len(failed)} of {len(table)} runs failed (the others are kept; run the study again for what "
+            f"is missing):\n\n{why}"
+        )
 
 # %% ../nbs/10a_sweep.ipynb #1a723eb3
 def _watch(jobs: list[Future], configs: list[LoopConfig], paths: list[Path], progress: bool):
     "A progress bar until all jobs are over."
-    with tqdm(total=sum(c.iterations for c in configs), disable=not progress, unit="iteration", smoothing=0, desc=f"{len(configs)} runs") as bar:
+    with tqdm(
+        total=sum(c.iterations for c in configs),
+        disable=not progress,
+        unit="iteration",
+        smoothing=0,
+        desc=f"{len(configs)} runs",
+    ) as bar:
         while True:
             over = all(j.done() for j in jobs)
             bar.set_postfix_str("; ".join(filter(None, map(standing, configs, paths))), refresh=False)
             bar.update(sum(map(complete_iterations, configs, paths)) - bar.n)
             if over: break
-            bar.refresh(); time.sleep(1)
+            bar.refresh()
+            time.sleep(1)
 
 # %% ../nbs/10a_sweep.ipynb #48c9adc4
-TEXTS = {k: str for k in ("arm", "selected_in", "pool_factor", "tau", "guidance", "space", "config", "commit", "stage")}  # 45e52868 is no number
+# 45e52868 is no number
+TEXTS = {
+    k: str
+    for k in ("arm", "selected_in", "pool_factor", "tau", "guidance", "space", "config", "commit", "stage")
+}
 IN_RUNS = ("class_share", "believed")  # many rows, read by no comparison: they stay in the run directories
 
 def read_table(
@@ -205,7 +290,10 @@ def read_table(
     "A study's records. Raises ValueError for a table of an older kind, which has no column `arm`."
     table = pd.read_csv(file, dtype=TEXTS)
     if "arm" not in table:
-        raise ValueError(f"{file} holds records of an older kind: it has no column arm (allowed: what this version collects; move it away)")
+        raise ValueError(
+            f"{file} holds records of an older kind: it has no column arm (allowed: what this version "
+            f"collects; move it away)"
+        )
     return typed(table)
 
 def recorded(
@@ -222,7 +310,8 @@ def collect(
     order: Sequence[str] = (),  # configs (digests) in the order of the table; others come first
     name: str | None = None,  # of the files; None: the study's
 ) -> pd.DataFrame:  # as `loop.records`, values of six significant digits
-    "Add runs to a study's records, and pictures of those with the smallest seed. What is recorded of other runs stays. Returns the records."
+    """Add runs to a study's records, and pictures of those with the smallest seed. What is recorded of
+    other runs stays. Returns the records."""
     folder, name = project_root() / folder, name or study
     file, images = folder / f"{name}.csv", folder / f"{name}-pictures.npz"
     known, kept, new = [], {}, {read_config(p).digest for p in paths}
@@ -233,9 +322,14 @@ def collect(
         with np.load(images, allow_pickle=False) as z:
             kept = {k: z[k] for k in z.files if k.split("/")[0] not in new}
     found = [records(p, study) for p in paths]
-    tables = [t for t in (*known, *(without_details(t[t.iteration <= (iterations or np.inf)]) for t in found)) if len(t)]
+    tables = [
+        t
+        for t in (*known, *(without_details(t[t.iteration <= (iterations or np.inf)]) for t in found))
+        if len(t)
+    ]
     if not tables:
-        return pd.DataFrame(columns=["iteration", "metric", "space", "value", "config"])  # nothing is complete: no file, rather than an empty one
+        # nothing is complete: no file, rather than an empty one
+        return pd.DataFrame(columns=["iteration", "metric", "space", "value", "config"])
     table = pd.concat(tables, ignore_index=True)
     drawn = set(table[table.seed == table.seed.min()].config)
     kept = {k: v for k, v in kept.items() if k.split("/")[0] in drawn}
@@ -251,20 +345,25 @@ def collect(
 def without_details(
     table: pd.DataFrame,  # records of a run
 ) -> pd.DataFrame:
-    "What a study's table holds: no classes, and no shares of 0 but that of real images, which say that there are none left."
+    """What a study's table holds: no classes, and no shares of 0 but that of real images, which say that
+    there are none left."""
     nothing = (table.metric == "share") & (table.value == 0) & (table.source != 0)
     return table[~(table.metric.isin(IN_RUNS) | nothing)]
 
 # %% ../nbs/10a_sweep.ipynb #397a05f7
 def read_study(
     name: str,  # [study:NAME] in settings.ini
-    more: str | None = None,  # other values for its grid, "strategy=vanilla, loners; seed=0, 1"; commas separate the values of an axis
+    # other values for its grid, "strategy=vanilla, loners; seed=0, 1"; commas separate the values of an axis
+    more: str | None = None,
     plugins: str | None = None,  # files that register strategies, as for `load_plugins`
 ) -> tuple[str, list[LoopConfig]]:  # what its table is called: NAME, and what is changed; its configs
-    "A study out of settings.ini, perhaps changed. Raises ValueError as `load_study`, `parse_more` and `load_plugins`."
+    """A study out of settings.ini, perhaps changed. Raises ValueError as `load_study`, `parse_more` and
+    `load_plugins`."""
     load_plugins(plugins)
     changed = parse_more(more)
-    told = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join([str(name), *(f"{k}-{v}" for k, v in changed.items())])).strip("-.")
+    told = re.sub(
+        r"[^A-Za-z0-9_.]+", "-", "-".join([str(name), *(f"{k}-{v}" for k, v in changed.items())])
+    ).strip("-.")
     return told if changed else name, load_study(name, **changed)
 
 def collect_named_study(
@@ -277,8 +376,19 @@ def collect_named_study(
 
     Raises ValueError for an unknown study, or for a run's directory that holds another run."""
     told, configs = read_study(name, more)
-    complete = [p for c in configs if complete_iterations(c, p := project_root() / out_dir / c.name) >= c.iterations and check_run(c, p)]
-    return collect(complete, name, records_dir, max(c.iterations for c in configs), order=[c.digest for c in configs], name=told)
+    complete = [
+        p
+        for c in configs
+        if complete_iterations(c, p := project_root() / out_dir / c.name) >= c.iterations and check_run(c, p)
+    ]
+    return collect(
+        complete,
+        name,
+        records_dir,
+        max(c.iterations for c in configs),
+        order=[c.digest for c in configs],
+        name=told,
+    )
 
 def run_named_study(
     name: str,  # [study:NAME] in settings.ini
@@ -298,7 +408,9 @@ def run_named_study(
     told, configs = read_study(name, more, plugins)
     done = recorded(project_root() / records_dir / f"{told}.csv")
     with executor_for(workers, scheduler) as executor:
-        stands = run_study(configs, out_dir, executor=executor, figures_dir=figures_dir, done=done, progress=progress)
+        stands = run_study(
+            configs, out_dir, executor=executor, figures_dir=figures_dir, done=done, progress=progress
+        )
     table = collect_named_study(name, out_dir, records_dir, more)
     raise_failures(stands)
     return table

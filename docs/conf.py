@@ -1,4 +1,5 @@
-"""Sphinx settings. docs/build.py puts the pages together and calls Sphinx with them; nothing is executed and nothing is fetched."""
+"""Sphinx settings. docs/build.py puts the pages together and calls Sphinx with them; nothing is executed
+and nothing is fetched."""
 
 import sys
 import tomllib
@@ -32,4 +33,6 @@ html_theme = "furo"
 html_title = "collapse_nb"
 html_show_sourcelink = False
 html_copy_source = False
-html_theme_options = dict(source_repository="https://github.com/collapse-nb/collapse_nb/", top_of_page_buttons=[], footer_icons=[])
+html_theme_options = dict(
+    source_repository="https://github.com/collapse-nb/collapse_nb/", top_of_page_buttons=[], footer_icons=[]
+)

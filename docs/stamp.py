@@ -1,6 +1,8 @@
-"""Outputs that belong to their source: `python docs/stamp.py nbs/X.ipynb ...` after a notebook was executed, before it is committed.
+"""Outputs that belong to their source: `python docs/stamp.py nbs/X.ipynb ...` after a notebook was
+executed, before it is committed.
 
-The digest of the code cells is kept in the notebook's metadata. `--check` says of which notebooks the outputs belong to other code."""
+The digest of the code cells is kept in the notebook's metadata. `--check` says of which notebooks the
+outputs belong to other code."""
 
 import hashlib
 import json
@@ -33,13 +35,19 @@ def check(notebook: dict) -> str:
 
 
 def stamp(path: Path):
-    "Write the digest into an executed notebook. Raises ValueError for one without outputs, or with an error in them."
+    """Write the digest into an executed notebook. Raises ValueError for one without outputs, or with an
+    error in them."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     outputs = [o for c in code_of(notebook) for o in c["outputs"]]
     if not outputs or any(o["output_type"] == "error" for o in outputs):
-        raise ValueError(f"{path}: {'an error in its outputs' if outputs else 'no outputs'} (allowed: an executed notebook)")
+        raise ValueError(
+            f"{path}: {'an error in its outputs' if outputs else 'no outputs'} (allowed: an executed "
+            f"notebook)"
+        )
     notebook["metadata"][KEY] = digest(notebook)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def main(*arguments: str) -> int:
