@@ -184,7 +184,7 @@ def file_names(
     called: str = "INPUT",  # in an error
 ) -> list[str] | None:  # of pictures, relative to it, sorted; None for an npz
     "Raises FileNotFoundError where there is nothing, and ValueError as `list_pictures`."
-    from collapse_nb.data import list_pictures
+    from collapse_nb.folders import list_pictures
     if not path.exists():
         raise FileNotFoundError(f"{called} = {str(path)!r}: no such file or folder "
                                 "(allowed: a folder or zip of pictures, an npz)")
@@ -198,7 +198,8 @@ def read_pool(
     "All images there are to choose from. Raises ValueError naming a file or array that is wrong."
     import numpy as np
 
-    from collapse_nb.data import Images, images_in, pixels_of, plain_arrays, read_pictures, sort_out
+    from collapse_nb.data import Images
+    from collapse_nb.folders import images_in, pixels_of, plain_arrays, read_pictures, sort_out
     if names is None:
         arrays = plain_arrays(path)
         arrays["pixels"] = arrays.pop(pixels_of(arrays, str(path)))

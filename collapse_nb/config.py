@@ -34,7 +34,12 @@ NAMES = dict(
 )
 ALIASES = dict(strategy={"entropy": "greedy"})  # the word on the card's command line
 # imported on first use
-PROVIDERS = dict(space=dict.fromkeys(("imagenet", "dinov2", "inception"), "collapse_nb.networks"))
+_PUBLISHED, _FOLDERS = ("fashion_mnist", "mnist", "cifar10"), ("ffhq", "folder:PATH", "npz:PATH")
+PROVIDERS = dict(
+    dataset=(dict.fromkeys(_PUBLISHED, "collapse_nb.published")
+             | dict.fromkeys(_FOLDERS, "collapse_nb.folders")),
+    space=dict.fromkeys(("imagenet", "dinov2", "inception"), "collapse_nb.networks"),
+)
 
 # %% ../nbs/00_config.ipynb #324a04c0
 def form(

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .data import Images, channels_first
+from .data import Images
+from .folders import channels_first
 from .features import embed
 from .metrics import frechet_distance
 

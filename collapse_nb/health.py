@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 
 from .config import derive_seed
-from .data import Images, area_resize, channels_first, check_varied, list_pictures, load_images
-from .data import locate
-from .data import pixels_of, plain_arrays, read_pictures
+from .data import Images, area_resize, check_varied, load_images
+from .folders import channels_first, list_pictures
+from .folders import locate
+from .folders import pixels_of, plain_arrays, read_pictures
 from .entropy import count_copies, kl_entropy
 from .features import SPACES, embed
 from .metrics import PRDC_K, authentic, bootstrap, distance_to_train, frechet_distance, memorized

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from collapse_nb import data as D
+from collapse_nb import folders, published
 from collapse_nb.config import load_preset
 from collapse_nb.data import Images, area_resize, load_images
 from collapse_nb.loop import run_loop
@@ -179,7 +180,7 @@ def archive(path, content, protocol=2):
 def test_cifar_archive_and_folder(tmp_path, monkeypatch, protocol):
     content = batches()
     path = tmp_path / "data" / "cifar-10-python.tar.gz"
-    monkeypatch.setattr(D, "CIFAR10_MD5", archive(path, content, protocol))
+    monkeypatch.setattr(published, "CIFAR10_MD5", archive(path, content, protocol))
     train, heldout = load_images("cifar10"), load_images("cifar10", split="heldout")
     assert (train.pixels.reshape(-1, 3072) == np.concatenate([content[f"data_batch_{i}"][b"data"] for i in range(1, 6)])).all()
     assert train.labels.tolist() == sum((content[f"data_batch_{i}"][b"labels"] for i in range(1, 6)), [])
@@ -197,7 +198,7 @@ def test_cifar_archive_and_folder(tmp_path, monkeypatch, protocol):
 def test_a_cifar_archive_with_another_hash_is_refused(tmp_path):
     path = tmp_path / "data" / "cifar-10-python.tar.gz"
     md5 = archive(path, batches())
-    with pytest.raises(ValueError, match=rf"cifar-10-python.tar.gz: {path.stat().st_size} bytes, md5 {md5}.*{D.CIFAR10_MD5}"):
+    with pytest.raises(ValueError, match=rf"cifar-10-python.tar.gz: {path.stat().st_size} bytes, md5 {md5}.*{published.CIFAR10_MD5}"):
         load_images("cifar10")
 
 
@@ -217,7 +218,7 @@ class Evil:
 ])
 def test_a_wrong_cifar_batch_is_named_and_runs_nothing(tmp_path, monkeypatch, value, words):
     path = tmp_path / "data" / "cifar-10-python.tar.gz"
-    monkeypatch.setattr(D, "CIFAR10_MD5", archive(path, batches() | {"data_batch_2": value}))
+    monkeypatch.setattr(published, "CIFAR10_MD5", archive(path, batches() | {"data_batch_2": value}))
     called = []
     monkeypatch.setattr(os, "system", called.append)
     with pytest.raises(ValueError, match=f"data_batch_2.*({words})"):
@@ -227,11 +228,11 @@ def test_a_wrong_cifar_batch_is_named_and_runs_nothing(tmp_path, monkeypatch, va
 
 def test_an_archive_that_lacks_a_batch_or_is_cut(tmp_path, monkeypatch):
     path = tmp_path / "data" / "cifar-10-python.tar.gz"
-    monkeypatch.setattr(D, "CIFAR10_MD5", archive(path, {k: v for k, v in batches().items() if k != "data_batch_4"}))
+    monkeypatch.setattr(published, "CIFAR10_MD5", archive(path, {k: v for k, v in batches().items() if k != "data_batch_4"}))
     with pytest.raises(ValueError, match="tar.gz lacks data_batch_4"):
         load_images("cifar10")
     path.write_bytes(path.read_bytes()[:40_000])
-    monkeypatch.setattr(D, "CIFAR10_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(published, "CIFAR10_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     with pytest.raises(ValueError, match="tar.gz: a damaged archive"):
         load_images("cifar10")
 
@@ -269,7 +270,7 @@ def test_torchvision_downloads_what_is_asked_for(tmp_path, monkeypatch, served):
 
 @pytest.mark.parametrize("name, words", [
     ("fashion_mnist", ["FashionMNIST/raw: not there", "apt-get install dataset-fashion-mnist", "26,421,880", "download('fashion_mnist')"]),
-    ("cifar10", ["cifar-10-batches-py", "cifar-10-python.tar.gz: not there", "170,498,071", D.CIFAR10_MD5, "download('cifar10')"]),
+    ("cifar10", ["cifar-10-batches-py", "cifar-10-python.tar.gz: not there", "170,498,071", published.CIFAR10_MD5, "download('cifar10')"]),
     ("ffhq", ["thumbnails128x128.zip", "PNG"]), ("folder:pets", ["pets: not there", "folder:PATH"]), ("npz:a.npz", ["a.npz: not there", "npz:PATH"])])
 def test_missing_files_say_where_and_what(tmp_path, monkeypatch, name, words):
     with pytest.raises(FileNotFoundError) as error:
@@ -461,8 +462,8 @@ def test_a_tar_archive_is_the_folder_in_it(tmp_path, ending):
 def test_what_was_read_is_kept_until_the_files_change(tmp_path, monkeypatch):
     for i in range(5): save(tmp_path / "d" / f"{i}.png", noise(8, 8))
     read = []
-    real = D.decode
-    monkeypatch.setattr(D, "decode", lambda data, where: read.append(where) or real(data, where))
+    real = folders.decode
+    monkeypatch.setattr(folders, "decode", lambda data, where: read.append(where) or real(data, where))
     first = load_images(f"folder:{tmp_path / 'd'}")
     first.pixels[:] = 0  # what a caller does to its images is its own affair
     assert load_images(f"folder:{tmp_path / 'd'}").pixels.any() and len(read) == 5
