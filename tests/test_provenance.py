@@ -141,7 +141,7 @@ def test_images_without_labels_have_sources_alone(tmp_path):
     assert (table.label == -1).all() and (table.known == "unknown").all() and set(table.source) == {0, 1}
     assert not any(k.startswith("class_share") for k in generations[1].metrics) and "novelty[pixel]" in generations[1].metrics
     figure = provenance_figure(records(tmp_path / "r"), [most_copied(generations[-1])])
-    assert [ax.get_ylabel() for ax in figure.axes[:2]] == ["share of $D_n$", "novelty"]
+    assert [ax.get_ylabel() for ax in figure.axes[:2]] == ["share of $D_n$", "novelty of $G_n$\n(pixels 0..255)"]
     plt.close(figure)
 
 
