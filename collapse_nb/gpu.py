@@ -32,7 +32,6 @@ import torch
 from .config import LoopConfig, load_preset, load_study, run_dir
 from .cost import cost, measure_rest, measure_speed
 from .data import load_images
-from .device import reproducible
 from .gpu_checks import run_checks
 from .gpu_speed import compare_network, compare_points
 from .networks import find_weights
@@ -261,8 +260,7 @@ def choose_plan(
 
 def measured(config: LoopConfig) -> dict[str, float]:
     "The arguments of `cost`, measured in this process."
-    with reproducible(config.device):
-        return measure_speed(config, 40) | measure_rest(config)
+    return measure_speed(config, 40) | measure_rest(config)
 
 def predicted_seconds(configs: list[LoopConfig]) -> list[float]:
     """Of an iteration of each, from a measurement in as many processes at once. Their networks are the
@@ -506,10 +504,11 @@ def run_kit(
     with tempfile.TemporaryDirectory() as work:
         kit = Kit(device, out.resolve(), Path(work), begun + 60 * minutes, GPU if kind == "cuda" else CPU)
         (kit.work / "runs").mkdir()
-        kit.note("environment", environment(device))
+        here = environment(device)
+        kit.note("environment", here)
         kit.data, about = prepare_data(data, kit.work)
         if kind == "cuda" and about.startswith("digits"): kit.scale = WITHOUT_DATA
-        kit.say(f"{environment(device).get('gpu', device)}, {minutes:g} minutes; {about}")
+        kit.say(f"{here.get('gpu', device)}, {minutes:g} minutes; {about}")
         do_checks(kit)
         do_speed(kit)
         do_loop(kit, 0.85 * kit.left)

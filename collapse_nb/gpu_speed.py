@@ -9,7 +9,7 @@ __all__ = ['Files', 'write_files', 'plain_training', 'plain_sampling', 'ours', '
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from .config import LoopConfig, load_preset
-from .cost import measure_speed
+from .cost import measure_speed, seconds_of
 from .denoiser import build_unet, import_diffusers
 from .device import points_on
 from .neighbors import nearest
@@ -150,11 +150,6 @@ def _row(what: str, about: dict, mine: float, plain: float, unit: str) -> dict:
     )
 
 # %% ../nbs/13a_gpu_speed.ipynb #ff7f6dcf
-def _seconds(function: Callable) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
 def compare_points(
     device: str,
     pool: int,  # points to choose from; half of them are chosen
@@ -167,11 +162,11 @@ def compare_points(
     for name, work in works.items():
         with points_on(device):
             nearest(x[:256], x[:256])  # kernels are loaded
-            there = _seconds(work)
+            there = seconds_of(work)
         yield _row(
             name,
             dict(network="", images=f"{pool} x {d} -> {pool // 2}"),
             pool / there,
-            pool / _seconds(work),
+            pool / seconds_of(work),
             "points/s",
         )
