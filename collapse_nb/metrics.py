@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['NEAR_DUPLICATE', 'PRDC_K', 'DISTRIBUTION', 'METRICS', 'same_kind', 'distance_to_train', 'generalization_score',
            'resampled_means', 'bootstrap', 't_interval', 'novelty_ratio', 'mnnd', 'variance', 'near_duplicate_distance',
-           'memorized', 'memorized_fraction', 'authentic', 'of_one_set', 'frechet_distance', 'disjoint_parts',
-           'frechet_floor', 'frechet_infinity', 'kernel_distance', 'prdc', 'vendi_score', 'distribution', 'Metric',
-           'metric', 'own_metrics', 'measure_space', 'in_each_space', 'measure']
+           'NearestTraining', 'memorized', 'memorized_fraction', 'authentic', 'of_one_set', 'frechet_distance',
+           'disjoint_parts', 'frechet_floor', 'frechet_infinity', 'kernel_distance', 'prdc', 'vendi_score',
+           'distribution', 'Metric', 'metric', 'own_metrics', 'measure_space', 'in_each_space', 'measure']
 
 # %% ../nbs/09_metrics.ipynb #54edd644
 import hashlib
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -142,7 +143,10 @@ def mnnd(points) -> float:
 
 def variance(points) -> float:
     "Trace of the covariance (divisor N), in squared units of the space."
-    return float(as_points(points).astype(np.float64).var(0).sum())
+    x = as_points(points)
+    width = max(2, (1 << 22) // len(x))  # columns at a time: a large set need not be held in float64
+    parts = [x[:, c:c + width].astype(np.float64).var(0) for c in range(0, x.shape[1], width)]
+    return float(np.concatenate(parts).sum())
 
 # %% ../nbs/09_metrics.ipynb #a5ecc1a8
 NEAR_DUPLICATE = 0.1  # of the root-mean-square distance between two training points
@@ -152,6 +156,59 @@ def near_duplicate_distance(train) -> float:
     return NEAR_DUPLICATE * float(np.sqrt(2 * variance(train)))
 
 # %% ../nbs/09_metrics.ipynb #a2c9409d
+class NearestTraining:
+    """The nearest training points of each generated one, sought once for all that is asked of them.
+    Raises ValueError as `nearest` and `same_kind`."""
+
+    def __init__(self, generated, train):  # [M, ...] and [N, ...] of one space
+        same_kind(generated=generated, train=train)
+        self.generated, self.train = as_points(generated, "generated"), as_points(train, "train")
+        distances, self.index = nearest(generated, train, min(3, len(self.train)))
+        self.distance, self.first = distances[:, 0], self.index[:, 0]  # float64, int64 [M]
+        self._distances = distances
+
+    @cached_property
+    def next_other(self) -> np.ndarray:  # float64 [M]; inf where there is none
+        "Distance to the nearest training point that is no near-duplicate of the first."
+        near = near_duplicate_distance(self.train)**2
+        found, open_ = np.full(len(self.generated), np.inf), np.arange(len(self.generated))
+        distances, index = self._distances, self.index
+        while True:
+            other = self._other(self.first[open_], index) > near
+            place, any_ = other.argmax(1), other.any(1)
+            found[open_[any_]] = distances[any_, place[any_]]
+            open_, k = open_[~any_], 4 * index.shape[1]
+            if not len(open_) or index.shape[1] == len(self.train):
+                return found
+            distances, index = nearest(self.generated[open_], self.train, min(k, len(self.train)))
+
+    def _other(self, first: np.ndarray, index: np.ndarray) -> np.ndarray:  # float64 [m, k]
+        "Squared distances between the first neighbour and each one."
+        squared = np.empty(index.shape)
+        for i in range(0, len(index), 256):
+            a = self.train[first[i:i + 256]].astype(np.float64)
+            for column, b in enumerate(index[i:i + 256].T):
+                squared[i:i + 256, column] = ((a - self.train[b])**2).sum(1)
+        return squared
+
+    @property
+    def ratio(self) -> np.ndarray:  # float64 [M], 0 to 1: 0 where d1 is, and where there is no other
+        return self.distance / np.where(self.distance == 0, 1, self.next_other)
+
+    def memorized(self, ratio: float = 1 / 3) -> np.ndarray:  # bool [M]
+        return (self.distance == 0) | (self.distance < ratio * self.next_other)
+
+    def authentic(self) -> np.ndarray:  # bool [M]
+        "Only training points that are somebody's nearest need a nearest other one."
+        if len(self.train) < 2:
+            raise ValueError(f"train has {len(self.train)} point (allowed: at least 2)")
+        own, place = np.unique(self.first, return_inverse=True)
+        distance, index = nearest(self.train[own], self.train, 2)
+        # a point is its own nearest; where two copies of it come first, the distance is 0 all the same
+        other = np.where(index[:, 0] == own, distance[:, 1], distance[:, 0])
+        return self.distance > other[place]
+
+
 def memorized(
     generated,  # [M, ...]
     train,  # [N, ...], N >= 2
@@ -159,18 +216,9 @@ def memorized(
 ) -> np.ndarray:  # bool [M]
     """Which generated points are copies. d1 = 0 always is;
     where no second image is left to compare with, so it is too."""
-    same_kind(generated=generated, train=train)
-    g, t = as_points(generated, "generated"), as_points(train, "train")
     if not 0 < ratio < 1:
         raise ValueError(f"ratio = {ratio!r} (allowed: between 0 and 1, both excluded)")
-    near = near_duplicate_distance(train)**2
-    (d1, first), copies = nearest(g, t), np.zeros(len(g), bool)
-    for i in range(0, len(g), 256):
-        other = squared_distances(t[first[i:i + 256, 0]], t) > near
-        d2 = np.sqrt(np.where(other, squared_distances(g[i:i + 256], t), np.inf).min(1))
-        nearest_one = d1[i:i + 256, 0]
-        copies[i:i + 256] = (nearest_one == 0) | (nearest_one < ratio * d2)
-    return copies
+    return NearestTraining(generated, train).memorized(ratio)
 
 # %% ../nbs/09_metrics.ipynb #2e75746b
 def memorized_fraction(generated, train, ratio: float = 1 / 3) -> float:
@@ -185,11 +233,7 @@ def authentic(
     """Which generated points are farther from their nearest training point (the lowest index of several) than
     that one is from its nearest other one (Alaa et al. 2022, arXiv 2102.08921; strictly, as there).
     Raises ValueError for one training point alone."""
-    same_kind(generated=generated, train=train)
-    if len(train) < 2:
-        raise ValueError(f"train has {len(train)} point (allowed: at least 2)")
-    (d1, first), own = nearest(generated, train), nearest(train, train, exclude_self=True)[0]
-    return d1[:, 0] > own[first[:, 0], 0]
+    return NearestTraining(generated, train).authentic()
 
 # %% ../nbs/09_metrics.ipynb #76d960d8
 _FOUND: dict[tuple, object] = {}  # (function, arguments, digest of points) -> result, of the last large sets
@@ -448,10 +492,11 @@ def measure_space(
     heldout, unseen,  # real images, and samples of D_n's own sources
 ) -> dict[str, float]:  # metric -> value
     "Every metric in one space: of G_n against D_n, of D_n itself, of E_n against held-out real images."
-    far, copies = distance_to_train(generated, train), memorized(generated, train)
+    found = NearestTraining(generated, train)
+    far, copies = found.distance, found.memorized()
     rows = dict(
         gs=float(far.mean()), gs_heldout=generalization_score(heldout, train), memorized=float(copies.mean()),
-        authentic=float(authentic(generated, train).mean()), entropy_generated=kl_entropy(generated),
+        authentic=float(found.authentic().mean()), entropy_generated=kl_entropy(generated),
         entropy=kl_entropy(train), copies=count_copies(train), mnnd=mnnd(train), variance=variance(train),
         frechet_train=frechet_distance(train, heldout))
     rows["gs_low"], rows["gs_high"] = bootstrap(far)
