@@ -302,7 +302,7 @@ def test_a_selector_of_ones_own_on_the_command_line(nb, mine, folder, tmp_path):
 
 def load_pool(folder):
     "The pictures as the command sees them."
-    from collapse_nb.cli import file_names, read_pool
+    from collapse_nb.sets import file_names, read_pool
     return read_pool(folder / "photos", file_names(folder / "photos"), None)
 
 

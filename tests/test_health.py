@@ -14,6 +14,7 @@ from PIL import Image
 
 import collapse_nb
 from collapse_nb import health as H
+from collapse_nb import sets as S
 from collapse_nb.data import Images, load_images
 from collapse_nb.fid import export_images, export_npz
 from collapse_nb.metrics import distance_to_train, frechet_distance, memorized_fraction, novelty_ratio, prdc
@@ -173,10 +174,10 @@ def test_sets_from_everywhere(tmp_path):
     for label in (0, 1): export_images(x[:5] if label == 0 else x[5:], tmp_path / "classes" / "a" / str(label))
     for source in (x, x.pixels, x.pixels[:, 0], torch.from_numpy(x.pixels), tmp_path / "flat", str(tmp_path / "classes"),
                    f"folder:{tmp_path}/flat", f"npz:{tmp_path}/ours.npz", tmp_path / "ours.npz"):
-        assert (H.read_set(source, "generated").pixels == x.pixels).all()
-    assert (H.read_set(tmp_path / "arr.npz", "train").pixels == np.repeat(x.pixels, 3, 1)).all()
-    assert H.read_set(tmp_path / "ours.npz", "train").grid == x.grid and H.read_set(x, "train", side=4).shape == (1, 4, 4)
-    assert len(H.read_set("digits", "train")) == 1000 and len(H.read_set("digits", "reference")) == 797
+        assert (S.read_set(source, "generated").pixels == x.pixels).all()
+    assert (S.read_set(tmp_path / "arr.npz", "train").pixels == np.repeat(x.pixels, 3, 1)).all()
+    assert S.read_set(tmp_path / "ours.npz", "train").grid == x.grid and S.read_set(x, "train", side=4).shape == (1, 4, 4)
+    assert len(S.read_set("digits", "train")) == 1000 and len(S.read_set("digits", "reference")) == 797
     health = H.report(tmp_path / "flat", "digits", "digits")
     assert health.found("memorizing") and health.sizes["train"] == 1000
 
@@ -218,8 +219,8 @@ def test_a_missing_path_is_named(tmp_path, name, words):
 
 def test_damaged_and_foreign_npz(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3)); (tmp_path / "bad.npz").write_bytes(b"PK no zip")
-    with pytest.raises(ValueError, match="holds x .allowed: pixels, or arr_0"): H.read_set(tmp_path / "other.npz", "train")
-    with pytest.raises(ValueError, match="cannot be read as an npz"): H.read_set(tmp_path / "bad.npz", "train")
+    with pytest.raises(ValueError, match="holds x .allowed: pixels, or arr_0"): S.read_set(tmp_path / "other.npz", "train")
+    with pytest.raises(ValueError, match="cannot be read as an npz"): S.read_set(tmp_path / "bad.npz", "train")
 
 
 def test_a_model_that_makes_one_image_gets_a_report():
