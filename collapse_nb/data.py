@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from .config import NAMES, Registry
-from .project import project_root
+from .project import path_of, project_root
 
 # %% auto #0
-__all__ = ['DATASETS', 'Images', 'from_unit', 'check_varied', 'area_resize', 'Dataset', 'dataset', 'load_digits', 'places',
-           'find', 'download', 'remembered', 'hold_out', 'without_copies', 'load_images']
+__all__ = ['LARGEST_LABEL', 'DATASETS', 'Images', 'from_unit', 'check_varied', 'area_resize', 'Dataset', 'dataset', 'load_digits',
+           'places', 'find', 'download', 'files_in', 'remembered', 'hold_out', 'without_copies', 'check_heldout',
+           'load_images']
 
 # %% ../nbs/01_data.ipynb #c49799d0
+LARGEST_LABEL = 999_999  # a network has a row for each label up to the largest
+
 @dataclass(frozen=True, eq=False)
 class Images:
     """uint8 images [N, C, H, W] with label, source iteration and grid step. Raises ValueError for another
@@ -54,6 +58,8 @@ class Images:
                 raise ValueError(
                     f"{name}: {v.dtype} of shape {list(v.shape)} (allowed: {len(p)} integers, one an image)"
                 )
+            if v.max() > LARGEST_LABEL:
+                raise ValueError(f"{name}: {v.max()} is out of range (allowed: at most {LARGEST_LABEL:,})")
             object.__setattr__(self, name, v.astype(np.int64))
 
     def __len__(self): return len(self.pixels)
@@ -86,10 +92,16 @@ class Images:
 
     @staticmethod
     def load(path: str | Path) -> Images:
-        "Read what `save` wrote."
-        with np.load(path, allow_pickle=False) as z:
-            labels = z["labels"] if "labels" in z else None
-            return Images(z["pixels"], labels, z["source"], float(z["grid"]), str(z["dataset"]))
+        "Read what `save` wrote. Raises ValueError for anything else."
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                labels = z["labels"] if "labels" in z else None
+                return Images(z["pixels"], labels, z["source"], float(z["grid"]), str(z["dataset"]))
+        except FileNotFoundError:
+            raise
+        except Exception as e:  # what a decoder says of damaged bytes has many names
+            raise ValueError(f"{path} cannot be read as images: {e} "
+                             "(allowed: a whole file, as `Images.save` writes it)") from None
 
     @staticmethod
     def concat(parts: Sequence[Images]) -> Images:
@@ -198,8 +210,13 @@ def places(
 ) -> list[Path]:  # absolute
     "The folders in which datasets are looked for: `root` alone where one is given."
     named = [os.environ["COLLAPSE_NB_DATA"]] if os.environ.get("COLLAPSE_NB_DATA") else []
-    folders = [root] if root else [*named, project_root() / "data", Path.home() / ".cache" / "collapse_nb"]
-    return list(dict.fromkeys(Path(f).expanduser().absolute() for f in folders))
+    folders = [root] if root else [*named, project_root() / "data", *_home()]
+    return list(dict.fromkeys(path_of(f, "root").absolute() for f in folders))
+
+def _home() -> list[Path]:
+    "The cache below the home directory, where the user has one."
+    try: return [Path.home() / ".cache" / "collapse_nb"]
+    except RuntimeError: return []
 
 # %% ../nbs/01_data.ipynb #0c10d0b0
 def find(
@@ -252,15 +269,30 @@ def download(
     return folder
 
 # %% ../nbs/01_data.ipynb #72f291fd
+def files_in(
+    path: Path,  # a folder
+    around: tuple[str, ...] = (),  # the folders it lies in, without links
+) -> Iterator[tuple[str, os.stat_result | None]]:  # name relative to `path`, with /, and what is known of it
+    "All files, links followed. None is known of a link that leads nowhere, or back to where it lies."
+    around = (*around, os.path.realpath(path))
+    for e in sorted(os.scandir(path), key=lambda e: e.name):
+        try: about = e.stat()
+        except OSError: about = None
+        if about is None or not stat.S_ISDIR(about.st_mode):
+            yield e.name, about
+        elif os.path.realpath(e.path) in around:
+            yield e.name, None
+        else:
+            for name, each in files_in(Path(e.path), around):
+                yield f"{e.name}/{name}", each
+
 def _stamp(path: Path) -> str:
     "Changes when a file, or any file in a folder, changes."
     if path.is_file(): return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
-    entries, digest = sorted(os.scandir(path), key=lambda e: e.name), hashlib.blake2b(digest_size=16)
-    for e in entries:
-        digest.update(
-            f"{e.name} "
-            f"{_stamp(Path(e)) if e.is_dir() else (e.stat().st_size, e.stat().st_mtime_ns)}\n".encode()
-        )
+    digest = hashlib.blake2b(digest_size=16)
+    for name, about in files_in(path):
+        known = about and (about.st_size, about.st_mtime_ns)
+        digest.update(f"{name} {known}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 @lru_cache(maxsize=2)
@@ -308,6 +340,17 @@ def without_copies(
         )
     return train, heldout if keep.all() else heldout[keep]
 
+# %% ../nbs/01_data.ipynb #0e0c0218
+def check_heldout(
+    heldout: Images,  # of `load_images`
+    least: int = 2,  # a distance needs two
+):
+    "Raises ValueError where too few images are held out to measure with: a loop would say so after training."
+    if len(heldout) < least:
+        raise ValueError(f"{heldout.dataset}: {len(heldout)} image{'s' * (len(heldout) != 1)} held out, a "
+                         f"fifth of the different ones (allowed: at least {least}; with 8 different images, "
+                         "or in train/ and test/ folders)")
+
 # %% ../nbs/01_data.ipynb #ebeb6b3e
 def load_images(
     name: str,  # a dataset's name
@@ -329,7 +372,7 @@ def load_images(
         raise ValueError(
             f"side = {side!r} is out of range (allowed: a whole number of pixels, 1 to 4096, or none)"
         )
-    images = DATASETS[name].load(name, Path(root).expanduser() if root else None, side)[split == "heldout"]
+    images = DATASETS[name].load(name, path_of(root, "root") if root else None, side)[split == "heldout"]
     if n is None:
         return images[:]  # a copy: what is remembered stays as it is
     if not 1 <= n <= len(images):

@@ -6,26 +6,27 @@
 from __future__ import annotations
 
 import io
-import lzma
 import os
 import re
-import struct
+import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
+from PIL.Image import Transpose
 
-from .data import Images, area_resize, dataset, find, hold_out, places, remembered, without_copies
-from .project import project_root
+from .data import LARGEST_LABEL, Images, area_resize, dataset, files_in, find, hold_out, places
+from .data import remembered, without_copies
+from .project import path_of, project_root
 
 # %% auto #0
-__all__ = ['list_pictures', 'decode', 'read_pictures', 'load_ffhq', 'read_ffhq', 'sort_out', 'locate', 'load_folder',
-           'read_folder', 'channels_first', 'load_npz', 'plain_arrays', 'pixels_of', 'images_in', 'read_npz']
+__all__ = ['PICTURES', 'ORIENTATION', 'TURNS', 'MODES', 'list_pictures', 'sort_files', 'decode', 'colour', 'read_pictures',
+           'load_ffhq', 'read_ffhq', 'sort_out', 'locate', 'load_folder', 'read_folder', 'channels_first', 'load_npz',
+           'is_array', 'plain_arrays', 'pixels_of', 'images_in', 'grid_of', 'read_npz']
 
 # %% ../nbs/01b_folders.ipynb #33a95ab0
 _PASSED_OVER = re.compile(
@@ -42,59 +43,154 @@ def _unpacked(path: Path, changed: int) -> dict[str, bytes]:
 def _archive(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """The names of the files in a zip or tar archive, and what reads one of them. Raises ValueError for
     another file, or a damaged one."""
-    if zipfile.is_zipfile(path):
-        archive = zipfile.ZipFile(path)
-        return [n for n in archive.namelist() if not n.endswith("/")], archive.read
-    try: files = _unpacked(path, path.stat().st_mtime_ns)
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, zlib.error) as e:
+    try:
+        if zipfile.is_zipfile(path):
+            archive = zipfile.ZipFile(path)
+            return [n for n in archive.namelist() if not n.endswith("/")], archive.read
+        files = _unpacked(path, path.stat().st_mtime_ns)
+    except Exception as e:  # what is said of damaged bytes has many names
         raise ValueError(f"{path} is neither a folder nor a whole zip or tar archive ({e})") from None
     return list(files), files.__getitem__
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # how a picture's name ends, capitals or not
+
+# %% ../nbs/01b_folders.ipynb #4b13c4ba
+def _members(path: Path) -> list[tuple[str, str]]:
+    "The files of a folder or archive, sorted, hidden ones passed over; why one is no picture, or nothing."
+    if path.is_file():
+        found = [(n, "") for n in _archive(path)[0]]
+    else:
+        found = [(n, _odd(about)) for n, about in files_in(path)]
+    kept = sorted((n, why) for n, why in found if not _PASSED_OVER.search(n))
+    return [(n, why if n.lower().endswith(PICTURES) else "no picture") for n, why in kept]
+
+def _odd(about: os.stat_result | None) -> str:
+    "Why a file cannot be read."
+    if about is None: return "a link that leads nowhere, or in a circle"
+    return "" if stat.S_ISREG(about.st_mode) else "no regular file"
+
+# %% ../nbs/01b_folders.ipynb #ae7ff7b1
 def list_pictures(
     path: Path,  # a folder, a zip or a tar archive
+    *,
+    skip_other: bool = False,  # True: pass over what is no picture, or cannot be read as one
+    background: str | None = None,  # as for `decode`
 ) -> list[str]:  # names inside it, sorted
     "Raises ValueError naming a file that is no picture, and where there is none."
-    if path.is_file():
-        names = _archive(path)[0]
-    else:
-        names = [
-            Path(d, f).relative_to(path).as_posix()
-            for d, _, files in os.walk(path, followlinks=True)
-            for f in files
-        ]
-    names = sorted(n for n in names if not _PASSED_OVER.search(n))
-    for n in names:
-        if not n.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
-            raise ValueError(
-                f"{path}: {n!r} is no picture (allowed: .png, .jpg, .jpeg, .webp; hidden files, README and "
-                f"LICENSE are passed over)"
-            )
-    if not names: raise ValueError(f"{path} holds no pictures (allowed: .png, .jpg, .jpeg, .webp)")
-    return names
+    return sort_files(path, skip_other=skip_other, background=background)[0]
+
+def sort_files(
+    path: Path,  # a folder, a zip or a tar archive
+    *,
+    skip_other: bool = False,
+    background: str | None = None,
+) -> tuple[list[str], list[str]]:  # names of pictures; and of files that are passed over, with the reason
+    "As `list_pictures`. With `skip_other` every picture is tried, so that the names are those that are read."
+    allowed = f"allowed: {', '.join(PICTURES)}"
+    names, others = [], []
+    read = _reader(path) if skip_other else None
+    for n, why in _members(path):
+        if skip_other and not why:
+            try: decode(read(n), f"{path}/{n}", background)
+            except ValueError as e: why = str(e).removeprefix(f"{path}/{n}").strip(": ")
+        if why and not skip_other:
+            raise ValueError(f"{path}: {n!r} is {why} ({allowed}; hidden files, README and LICENSE are "
+                             "passed over, with --skip-other or skip_other=True all others, too)")
+        if why: others.append(f"{n}: {why}")
+        else: names.append(n)
+    if not names: raise ValueError(f"{path} holds no pictures ({allowed})")
+    return names, others
 
 # %% ../nbs/01b_folders.ipynb #38b003de
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")  # of any size: PIL refuses large ones, and a prompt can be large
+
+def _without_texts(data: bytes) -> bytes:
+    "A PNG without the texts beside the picture."
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at:at + 4], "big")
+        if data[at + 4:at + 8] not in _TEXTS: kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+def _turned(im: Image.Image) -> Image.Image:
+    "Upright: a camera that was held otherwise says so in the file (EXIF)."
+    try: way = im.getexif().get(ORIENTATION, 1)
+    except Exception: way = 1  # damaged notes, of a picture that is not
+    return im.transpose(TURNS[way]) if way in TURNS else im
+
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+TURNS = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+         5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}
+
+# %% ../nbs/01b_folders.ipynb #9ad14c18
 def decode(
     data: bytes,  # a PNG, JPEG or WebP file
     where: str,  # its name, for errors
+    background: str | None = None,  # behind what is transparent: white, black, #rrggbb; None: refused
 ) -> np.ndarray:  # uint8 [1, H, W], or [3, H, W]
     "Raises ValueError naming a file that is damaged, or that would need a conversion that is not plain."
-    def refuse(why):
-        raise ValueError(f"{where}: {why} (allowed: 8-bit grey, RGB or palette, opaque, one frame)")
+    behind = None if background is None else colour(background)
+    if data.startswith(_PNG): data = _without_texts(data)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as im:
-            if getattr(im, "n_frames", 1) > 1: refuse(f"an animation of {im.n_frames} frames")
-            if im.mode in ("LA", "PA", "RGBA") or "transparency" in im.info:
-                if im.convert("RGBA").getchannel("A").getextrema()[0] < 255: refuse("transparent in places")
-            to = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB"}.get(
-                im.mode
-            )
-            if not to: refuse(f"mode {im.mode}")
-            a = np.asarray(im if im.mode == to else im.convert(to))
-    except (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as e:
+            why = _unlike(im, data) or ("" if behind else _transparent(im))
+            if not why:
+                im.load()
+                a = np.asarray(_plain(_turned(im), behind))
+    except MemoryError:
+        raise
+    except Exception as e:  # what a decoder says of damaged bytes has many names
         raise ValueError(f"{where} cannot be read as a picture: {str(e).split(' <')[0]}") from None
+    if why:
+        raise ValueError(f"{where}: {why} (allowed: 8-bit grey, RGB or palette, opaque, one frame)")
     return a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
 
+def colour(
+    name: str,  # white, black, #rrggbb
+) -> tuple[int, int, int]:
+    "Raises ValueError for what is no colour."
+    try: return ImageColor.getrgb(str(name))[:3]
+    except ValueError:
+        raise ValueError(f"background = {name!r} (allowed: a colour such as white, black, #808080)") from None
+
+# %% ../nbs/01b_folders.ipynb #8f028a54
+MODES = dict(zip(("L", "1", "LA", "RGB", "RGBA", "P", "PA"), ("L", "L", "L", "RGB", "RGB", "RGB", "RGB")))
+
+def _unlike(im: Image.Image, data: bytes) -> str:
+    "Why a picture has no plain pixels, or nothing."
+    frames = getattr(im, "n_frames", 1)
+    if frames > 1 and im.format != "MPO":  # many cameras put a preview behind the picture
+        return f"an animation of {frames} frames"
+    if data.startswith(_PNG) and data[24] == 16 and im.mode in MODES:
+        return "16 bits a channel, of which 8 would be lost"
+    return "" if im.mode in MODES else f"mode {im.mode}"
+
+def _transparent(im: Image.Image) -> str:
+    "The same, for what is not opaque."
+    if im.mode in ("LA", "PA", "RGBA") or "transparency" in im.info:
+        if im.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            return "transparent in places: --background white or background='white' puts white behind it"
+    return ""
+
+def _plain(im: Image.Image, behind: tuple[int, int, int] | None) -> Image.Image:
+    "Grey or RGB."
+    if behind and (im.mode in ("LA", "PA", "RGBA") or "transparency" in im.info):
+        sheet = Image.new("RGBA", im.size, (*behind, 255))
+        return Image.alpha_composite(sheet, im.convert("RGBA")).convert("RGB")
+    return im if im.mode == MODES[im.mode] else im.convert(MODES[im.mode])
+
 # %% ../nbs/01b_folders.ipynb #c733157a
+def _reader(path: Path) -> Callable[[str], bytes]:
+    "What reads one file of a folder or archive. It raises ValueError naming one that cannot be read."
+    member = _archive(path)[1] if path.is_file() else lambda n: Path(f"{path}/{n}").read_bytes()
+    def read(name: str) -> bytes:
+        try: return member(name)
+        except Exception as e:  # of a damaged archive each method of packing says another thing
+            raise ValueError(f"{path}/{name} cannot be read: {e}") from None
+    return read
+
 def _grey(a: np.ndarray) -> bool:
     return len(a) == 1 or bool((a[0] == a[1]).all() and (a[0] == a[2]).all())
 
@@ -102,18 +198,15 @@ def read_pictures(
     path: Path,  # a folder, a zip or a tar archive
     names: Sequence[str],  # of the pictures inside it
     side: int | None,  # area-resize to it; None: all must have one size
+    *,
+    background: str | None = None,  # as for `decode`
 ) -> np.ndarray:  # uint8 [N, C, H, W], C = 1 or 3
     """Raises ValueError naming a picture that cannot be used, or two that differ in size where no side is
     given."""
-    read = _archive(path)[1] if path.is_file() else lambda n: Path(f"{path}/{n}").read_bytes()
+    read = _reader(path)
     done, grey, first = [], True, None
     for n in names:
-        where = f"{path}/{n}"
-        try:
-            data = read(n)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e:
-            raise ValueError(f"{where} cannot be read: {e}") from None
-        a = decode(data, where)
+        a = decode(read(n), f"{path}/{n}", background)
         if side is None and first is not None and a.shape[1:] != first:
             raise ValueError(
                 f"{path}: {names[0]!r} is {first[0]}x{first[1]}, {n!r} {a.shape[1]}x{a.shape[2]} (allowed: "
@@ -177,7 +270,7 @@ def sort_out(
 def locate(name: str, root: Path | None) -> Path:
     """The path inside folder:PATH or npz:PATH: as it is, or in the working directory, the project, or
     `places`. Raises FileNotFoundError."""
-    path = Path(name.partition(":")[2].strip()).expanduser()
+    path = path_of(name.partition(":")[2].strip(), name.partition(":")[0])
     return find(name, [p / path for p in ([] if root else [Path.cwd(), project_root()]) + places(root)])
 
 @dataset("folder:PATH",
@@ -207,17 +300,17 @@ def channels_first(
     where: str,  # for errors
 ) -> np.ndarray:  # uint8 [N, C, H, W]
     "Raises ValueError for another dtype or shape, and for one that could be read both ways."
-    first, last = (pixels.ndim == 4 and pixels.shape[i] in (1, 3) for i in (1, 3))
+    shape = list(pixels.shape)
+    first, last = (pixels.ndim == 4 and shape[i] in (1, 3) for i in (1, 3))
+    if pixels.ndim == 3 and 3 in (shape[0], shape[2]):
+        one = [1, *shape]
+        raise ValueError(f"{where}: {pixels.dtype} {shape}, one colour picture or {shape[0]} grey ones? "
+                         f"(allowed: {one} for the picture, {[shape[0], 1, *shape[1:]]} for grey ones)")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 and first == last or 0 in pixels.shape:
-        raise ValueError(f"{where}: {pixels.dtype} {list(pixels.shape)} "
+        raise ValueError(f"{where}: {pixels.dtype} {shape} "
                          "(allowed: uint8 0..255, [N, C, H, W], [N, H, W, C] with C = 1 or 3, or [N, H, W])")
-    return (
-        pixels[:, None]
-        if pixels.ndim == 3
-        else pixels
-        if first
-        else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    )
+    if pixels.ndim == 3: return pixels[:, None]
+    return pixels if first else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 # %% ../nbs/01b_folders.ipynb #7915386e
 @dataset("npz:PATH",
@@ -227,13 +320,25 @@ def load_npz(name: str, root: Path | None = None, side: int | None = None) -> tu
     counts as real images here."""
     return remembered(read_npz, name, locate(name, root), side)
 
-def plain_arrays(path: Path) -> dict[str, np.ndarray]:
-    "All arrays of an npz by name; nothing is unpickled. Raises ValueError for anything else."
-    try:
-        with np.load(path, allow_pickle=False) as z: return {k: z[k] for k in z.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as e:
-        raise ValueError(f"{path} cannot be read as an npz of plain arrays: {e}") from None
+def is_array(path: Path) -> bool:
+    "Whether the name is that of a file of arrays, and not of pictures."
+    return path.suffix.lower() in (".npz", ".npy")
 
+def plain_arrays(
+    path: Path,  # an npz; or an npy, whose array is called pixels and stays on disk until it is used
+) -> dict[str, np.ndarray]:
+    "All arrays by name; nothing is unpickled. Raises ValueError for anything else."
+    try:
+        if path.suffix.lower() == ".npy":
+            return dict(pixels=np.load(path, mmap_mode="r", allow_pickle=False))
+        with np.load(path, allow_pickle=False) as z: return {k: z[k] for k in z.files}
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as e:  # what is said of damaged bytes has many names
+        kind = path.suffix.lower().removeprefix(".") or "npz"
+        raise ValueError(f"{path} cannot be read as an {kind} of plain arrays: {e}") from None
+
+# %% ../nbs/01b_folders.ipynb #205576c6
 def pixels_of(
     arrays: dict[str, np.ndarray],  # of an npz
     where: str,  # the file, for errors
@@ -256,12 +361,22 @@ def images_in(
         channels_first(arrays[f"{prefix}pixels"], f"{where}: {prefix}pixels"),
         arrays.get(f"{prefix}labels"),
     )
-    if y is not None and (y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0):
-        raise ValueError(
-            f"{where}: {prefix}labels {y.dtype} {list(y.shape)} (allowed: {len(x)} whole numbers, 0 or more)"
-        )
+    if y is not None:
+        odd = y.dtype.kind not in "iu" or y.shape != (len(x),)
+        if odd or y.min() < 0 or y.max() > LARGEST_LABEL:
+            said = "" if odd else f" from {y.min()} to {y.max()}"
+            raise ValueError(f"{where}: {prefix}labels {y.dtype} {list(y.shape)}{said} "
+                             f"(allowed: {len(x)} whole numbers, 0 or more, at most {LARGEST_LABEL:,})")
     new = x if side is None else area_resize(x, side)
-    return Images(new, y, grid=float(arrays.get("grid", 1.0)) if new.shape == x.shape else 1.0, dataset=name)
+    return Images(new, y, grid=grid_of(arrays) if new.shape == x.shape else 1.0, dataset=name)
+
+def grid_of(
+    arrays: dict[str, np.ndarray],  # of an npz
+) -> float:  # 1 where it is not said, or where grid is something else: many call a sheet of pictures so
+    "The distance between neighbouring grey levels."
+    grid = arrays.get("grid", np.float64(1))
+    if np.ndim(grid) or grid.dtype.kind not in "iuf" or not 0 < grid <= 255: return 1.0
+    return float(grid)
 
 def read_npz(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
     "Read and split. Raises ValueError naming the array that is wrong."

@@ -463,7 +463,7 @@ def test_what_was_read_is_kept_until_the_files_change(tmp_path, monkeypatch):
     for i in range(5): save(tmp_path / "d" / f"{i}.png", noise(8, 8))
     read = []
     real = folders.decode
-    monkeypatch.setattr(folders, "decode", lambda data, where: read.append(where) or real(data, where))
+    monkeypatch.setattr(folders, "decode", lambda data, where, *more: read.append(where) or real(data, where, *more))
     first = load_images(f"folder:{tmp_path / 'd'}")
     first.pixels[:] = 0  # what a caller does to its images is its own affair
     assert load_images(f"folder:{tmp_path / 'd'}").pixels.any() and len(read) == 5
