@@ -21,8 +21,8 @@ from .project import path_of, project_root
 
 # %% auto #0
 __all__ = ['LARGEST_LABEL', 'DATASETS', 'Images', 'from_unit', 'check_varied', 'area_resize', 'Dataset', 'dataset', 'load_digits',
-           'places', 'find', 'download', 'files_in', 'remembered', 'hold_out', 'without_copies', 'check_heldout',
-           'load_images']
+           'places', 'find', 'download', 'files_in', 'remembered', 'hold_out', 'same_images', 'without_copies',
+           'check_heldout', 'load_images']
 
 # %% ../nbs/01_data.ipynb #c49799d0
 LARGEST_LABEL = 999_999  # a network has a row for each label up to the largest
@@ -228,7 +228,8 @@ def find(
     there."""
     looked = []
     for path in dict.fromkeys(candidates):
-        why = lacks(path) if path.exists() else "not there"
+        gone = "a link that leads nowhere" if path.is_symlink() else "not there"
+        why = lacks(path) if path.exists() else gone
         if not why: return path
         looked.append(f"  {path}: {why}")
     kind, known = name.partition(":")[0], DATASETS[name]
@@ -328,12 +329,19 @@ def hold_out(
     return images[~held], images[held]
 
 # %% ../nbs/01_data.ipynb #a1f8b95f
+def same_images(
+    images: Images,
+    others: Images,
+) -> np.ndarray:  # bool [N]
+    "Which of the images are among the others, to the last bit."
+    return np.isin(_hashes(images), _hashes(others))
+
 def without_copies(
     train: Images,  # a published training split
     heldout: Images,  # and its test split
 ) -> tuple[Images, Images]:  # the same, less held-out images that are also training images
     "Raises ValueError where nothing is left to hold out."
-    keep = ~np.isin(_hashes(heldout), _hashes(train))
+    keep = ~same_images(heldout, train)
     if not keep.any():
         raise ValueError(
             f"{train.dataset}: every held-out image is also a training image (allowed: another test split)"

@@ -62,7 +62,7 @@ def _members(path: Path) -> list[tuple[str, str]]:
     else:
         found = [(n, _odd(about)) for n, about in files_in(path)]
     kept = sorted((n, why) for n, why in found if not _PASSED_OVER.search(n))
-    return [(n, why if n.lower().endswith(PICTURES) else "no picture") for n, why in kept]
+    return [(n, why or ("" if n.lower().endswith(PICTURES) else "no picture")) for n, why in kept]
 
 def _odd(about: os.stat_result | None) -> str:
     "Why a file cannot be read."
