@@ -99,7 +99,8 @@ class PointSet:
         self.scale = 1.0 if 2**-20 < peak < 2**30 else 2.0 ** -math.ceil(math.log2(peak))
         if like:
             self.scale = like.scale = min(self.scale, like.scale)
-        self.keep = keep and 4 * self.raw.shape[0] * self.raw.shape[1] <= 1 << 28
+        small = 4 * self.raw.shape[0] * self.raw.shape[1] <= 1 << 28
+        self.keep = keep and small and not isinstance(self.raw, np.memmap)
         self.kept: Block | None = None  # all rows prepared, where that is small
 
     def __len__(self):
@@ -131,8 +132,9 @@ class PointSet:
         if self.scale != 1:
             y = y.mul_(self.scale)
         y = y.to(dtype)
-        norms = torch.linalg.vector_norm(y, dim=1, dtype=torch.float64).square_().to(dtype)
-        return Block(np.arange(len(self))[rows], y, norms)
+        parts = y.split(max(1, (1 << 22) // self.d))  # a norm in float64 copies its rows
+        norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts]
+        return Block(np.arange(len(self))[rows], y, torch.cat(norms).square_().to(dtype))
 
 # %% ../nbs/02b_blocks.ipynb #b6776fb6
 def product_slack(a: PointSet, b: PointSet, dtype=torch.float32) -> float:

@@ -140,12 +140,14 @@ class Chosen:
         return rows, value, other
 
     def settled_top(self) -> tuple[np.ndarray, float, int]:
-        "`top`, after refreshing until all of it is exact."
+        "`top`, after refreshing until all of it is exact; more each time, for `top` looks at the whole pool."
+        size = 4 * self.size
         while True:
             rows, value, other = self.top(self.size)
             if (self.seen[rows] == len(self.picks)).all():
                 return rows, value, other
-            self.refresh(self.top(4 * self.size)[0])
+            self.refresh(self.top(size)[0])
+            size *= 2
 
 # %% ../nbs/04a_farthest.ipynb #1d26f1e2
 class Inside:
