@@ -231,6 +231,9 @@ class Matches:
     ratio: np.ndarray  # float64 [M]: over the distance to the next other training image; 0 is a copy
     transformation: np.ndarray  # str [M]: which of `TRANSFORMATIONS`
 
+    def __getitem__(self, rows) -> "Matches":
+        return Matches(self.train[rows], self.distance[rows], self.ratio[rows], self.transformation[rows])
+
 
 def find_matches(
     generated: Images,  # M images
@@ -289,15 +292,18 @@ class Calibration:
 def calibrate(
     ratio: np.ndarray,  # float [R]: of unseen images
     seed: int = 0,  # of the halves
+    overlap: float = OVERLAP,  # images below it are left out; 0 where chance alone goes as low
 ) -> Calibration:
     "Raises ValueError where fewer than half of the images, or 4, are no near-duplicates of training images."
-    clean = ratio[ratio >= OVERLAP]
+    clean = ratio[ratio >= overlap]
     if len(clean) < max(4, len(ratio) / 2):
         raise ValueError(f"{len(ratio) - len(clean)} of {len(ratio)} reference images show what a training "
                          f"image shows, {len(clean)} are left (allowed: at least half, and 4)")
     order = np.random.default_rng(derive_seed(seed, 0, "copies")).permutation(len(clean))
     first, second = clean[order[::2]], clean[order[1::2]]
     threshold = float(np.quantile(first, ALARMS, method="lower"))
+    if ALARMS * len(first) < 1:  # the least of few says little
+        threshold = min(threshold, UNCALIBRATED)
     count = int((second < threshold).sum())
     interval = binomtest(count, len(second)).proportion_ci(0.95, method="exact")
     return Calibration(threshold, len(ratio) - len(clean), len(second), count / len(second), interval.low,

@@ -13,6 +13,7 @@ __all__ = ['NEAR_DUPLICATE', 'PRDC_K', 'DISTRIBUTION', 'METRICS', 'same_kind', '
 import hashlib
 import math
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -166,6 +167,13 @@ class NearestTraining:
         distances, self.index = nearest(generated, train, min(3, len(self.train)))
         self.distance, self.first = distances[:, 0], self.index[:, 0]  # float64, int64 [M]
         self._distances = distances
+
+    def __getitem__(self, rows) -> "NearestTraining":  # some of the generated points
+        part = copy(self)
+        part.__dict__.pop("next_other", None)
+        for name in ("generated", "index", "distance", "first", "_distances"):
+            setattr(part, name, getattr(self, name)[rows])
+        return part
 
     @cached_property
     def next_other(self) -> np.ndarray:  # float64 [M]; inf where there is none
