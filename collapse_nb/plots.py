@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .curves import line_style, lines, pick, space_title, usual_space
+from .pictures import kept_iterations
 from .project import project_root
 
 # %% ../nbs/11_plots.ipynb #18c6b26f
@@ -190,18 +191,13 @@ def setting(
     return f"{row.dataset}, {row.paradigm}, N = {row.n_train}, {word} {', '.join(map(str, seeds))}"
 
 # %% ../nbs/11_plots.ipynb #a15659e5
-def _first_and_last(kept: Mapping[str, np.ndarray]) -> list[int]:
-    "The first and the last iteration of which there are pairs."
-    found = sorted(int(k[8:]) for k in kept if k.startswith("nearest-"))
-    return sorted({found[0], found[-1]})
-
 def _pairs_to_show(
     kept: Mapping[str, Mapping[str, np.ndarray]],  # strategy -> pictures
     strategies: Sequence[str],
 ) -> list[tuple[str, str, int]]:  # label, strategy, iteration
     "The first and the last iteration of each; the first once, where all have the same."
-    first = _first_and_last(kept[strategies[0]])[0]
-    last = {s: _first_and_last(kept[s])[-1] for s in strategies}
+    first = kept_iterations(kept[strategies[0]])[0]
+    last = {s: kept_iterations(kept[s])[-1] for s in strategies}
     samples = [kept[s][f"generated-{first}"] for s in strategies]
     if all(np.array_equal(samples[0], other) for other in samples):
         begin = [("", strategies[0], first)]

@@ -100,10 +100,8 @@ def _run(command: list[str], environment: dict) -> str | None:
 # %% ../nbs/10a_sweep.ipynb #5f77aeda
 _STOPPED = "no cell failed: stopped from outside"
 
-def _error_of(
-    path: Path,  # a run directory
-) -> str:  # "" where nothing failed
-    "The last error in the notebook of a run that failed."
+def _error_of(path: Path) -> str:
+    "The last error in the notebook of a run that failed; empty where none did."
     if not (path / "failed.ipynb").exists():
         return ""
     import nbformat  # not where loops run without notebooks
@@ -219,8 +217,7 @@ def run_study(
 
 def _submit(runs: list[tuple[LoopConfig, Path]], executor: Executor, figures: Path) -> dict[str, Future]:
     "A job for each run that is not complete, by the run's name."
-    # a worker elsewhere has not got our variables
-    variables = {k: v for k, v in os.environ.items() if k.startswith("COLLAPSE_NB_")}
+    variables = {k: v for k, v in os.environ.items() if k.startswith("COLLAPSE_NB_")}  # workers lack them
     notebook, jobs = _run_loop_notebook(), {}
     for c, p in runs:
         if complete_iterations(c, p) < c.iterations:
@@ -273,7 +270,12 @@ _IN_RUNS = ("class_share", "believed")  # many rows, read by no comparison: they
 def read_table(
     file: str | Path,  # NAME.csv, as `collect` writes it
 ) -> pd.DataFrame:  # as `records.records`
-    "A study's records. Raises ValueError for a table of an older kind, which has no column `arm`."
+    """A study's records. Raises FileNotFoundError with the command that makes them, ValueError for a table
+    of an older kind, which has no column `arm`."""
+    file = Path(file)
+    if not file.is_file():
+        command = f"run_sweep.ipynb out.ipynb -p study {file.stem} -p records_dir {file.parent}"
+        raise FileNotFoundError(f"{file}: no such file (papermill nbs/{command} makes it)")
     table = pd.read_csv(file, dtype=_TEXTS)
     if "arm" not in table:
         raise ValueError(
@@ -332,9 +334,7 @@ def _recorded_of_others(file: Path, images: Path, new: set[str]) -> tuple[list[p
             kept = {k: z[k] for k in z.files if k.split("/")[0] not in new}
     return [table[~table.config.isin(new)]], kept
 
-def _without_details(
-    table: pd.DataFrame,  # records of a run
-) -> pd.DataFrame:
+def _without_details(table: pd.DataFrame) -> pd.DataFrame:
     """What a study's table holds: no classes, and no shares of 0 but that of real images, which say that
     there are none left."""
     nothing = (table.metric == "share") & (table.value == 0) & (table.source != 0)
@@ -343,8 +343,7 @@ def _without_details(
 # %% ../nbs/10a_sweep.ipynb #8895ff7b
 def read_study(
     name: str,  # [study:NAME] in settings.ini
-    # other values for its grid, "strategy=vanilla, loners; seed=0, 1"; commas separate the values of an axis
-    more: str | None = None,
+    more: str | None = None,  # other values for its grid, "strategy=vanilla, loners; seed=0, 1"
     plugins: str | None = None,  # files that register strategies, as for `load_plugins`
 ) -> tuple[str, list[LoopConfig]]:  # what its table is called: NAME, and what is changed; its configs
     """A study out of settings.ini, perhaps changed. Raises ValueError as `load_study`, `parse_more` and
