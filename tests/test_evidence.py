@@ -9,29 +9,24 @@ from conftest import ROOT
 from scipy import stats
 
 from collapse_nb.config import images_label, load_study
+from collapse_nb.curves import lines
 from collapse_nb.evidence import (
-    NEVER,
     ablation,
     change,
-    correlation,
-    judge,
-    leave_one_out,
-    onset,
+    difference_text,
+    metric_columns,
     over_sizes,
     paired,
-    points,
-    predict_onset,
-    read_pictures,
     read_records,
     read_smallest,
-    said,
     study_names,
-    wide,
-    within,
+    study_pictures,
+    verdict_of,
 )
 from collapse_nb.loop import run_loop
 from collapse_nb.metrics import t_interval
-from collapse_nb.plots import lines
+from collapse_nb.predictors import correlation, leave_one_out, points, within
+from collapse_nb.sizes import NEVER, onset, predict_onset
 from collapse_nb.sweep import collect, collect_named_study, read_table, recorded, run_named_study
 
 KEY = ["config", "iteration", "set", "metric", "space", "source", "label", "stage"]  # what a number is
@@ -57,11 +52,11 @@ def test_t_interval_is_students():
 def test_equal_differences_are_no_certainty():
     t = table([dict(strategy=s, seed=k, value=k + (s == "greedy") / 64) for s in ("vanilla", "greedy") for k in range(2)])
     pair = paired(t, "gs", "pixel", "greedy")
-    assert pair["difference"] == 1 / 64 and judge(pair, 1) == "undecided: no interval" and said(pair).endswith("(the same in 2 seeds, no interval)")
+    assert pair["difference"] == 1 / 64 and verdict_of(pair, 1) == "undecided: no interval" and difference_text(pair).endswith("(the same in 2 seeds, no interval)")
     rounded = t.assign(value=[0.390625, 0.382812, 0.53125, 0.523438])  # twice 18 of 128 images, in six digits
     assert math.isnan(paired(rounded, "gs", "pixel", "greedy")["low"])
     none = paired(t.assign(value=t.seed), "gs", "pixel", "greedy")
-    assert (none["low"], none["high"]) == (0, 0) and judge(none, 1) == "not reproduced" and "holds zero" in said(none)
+    assert (none["low"], none["high"]) == (0, 0) and verdict_of(none, 1) == "not reproduced" and "holds zero" in difference_text(none)
 
 
 def test_a_difference_is_paired_by_seed():
@@ -72,7 +67,7 @@ def test_a_difference_is_paired_by_seed():
     half = t[(t.strategy == "vanilla") | (t.seed < 2)]  # seeds without a partner do not count
     assert paired(half, "gs", "pixel", "greedy")["seeds"] == 2
     one = paired(t[t.seed == 1], "gs", "pixel", "greedy")
-    assert one["difference"] == 2 and math.isnan(one["low"]) and "one seed, no interval" in said(one)
+    assert one["difference"] == 2 and math.isnan(one["low"]) and "one seed, no interval" in difference_text(one)
     longer = pd.concat([t, t[t.strategy == "vanilla"].assign(iteration=2, value=99)])  # vanilla went on, greedy did not
     assert paired(longer, "gs", "pixel", "greedy") == pair
     ratio = paired(t[t.seed > 0], "gs", "pixel", "greedy", ratio=True)
@@ -110,12 +105,12 @@ def test_change_and_slope_over_sizes():
     (1, 2, -1, "contradicted"), (-2, -1, -1, "reproduced in direction"), (math.nan, math.nan, -1, "undecided: no interval"),
     (-1, 2, 0, "reproduced in direction"), (-1, 4, 0, "not reproduced"), (4, 5, 0, "contradicted")])
 def test_a_verdict_is_the_intervals(low, high, sign, verdict):
-    assert judge(dict(difference=(low + high) / 2, low=low, high=high), sign, None if sign else 3) == verdict
+    assert verdict_of(dict(difference=(low + high) / 2, low=low, high=high), sign, None if sign else 3) == verdict
 
 
 @pytest.mark.parametrize("sign, margin", [(2, None), (0, None), (0, 0), (0, -1)])
 def test_a_claim_needs_a_direction_or_a_margin(sign, margin):
-    with pytest.raises(ValueError, match="sign"): judge(dict(low=0, high=1), sign, margin)
+    with pytest.raises(ValueError, match="sign"): verdict_of(dict(low=0, high=1), sign, margin)
 
 
 def cloud(runs=6, n=8, slope=2.0, noise=0.0):
@@ -158,7 +153,7 @@ def test_points_take_logarithms_of_distances_only():
     assert np.allclose(points(t, "entropy").x, [5, 10, 15]) and np.allclose(points(t, "mnnd").x, np.log([3, 6, 9]))
     assert np.allclose(points(t, "mnnd").y, np.log([2, 4, 6]))
     with pytest.raises(ValueError, match="x = 'gs'.*entropy"): points(t, "gs")
-    with pytest.raises(ValueError, match="dinov2.*pixel"): wide(t, "dinov2")
+    with pytest.raises(ValueError, match="dinov2.*pixel"): metric_columns(t, "dinov2")
 
 
 def test_the_onset_is_predicted_from_other_sizes():
@@ -250,7 +245,7 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     for config in (a, b): list(run_loop(config, tmp_path / "runs" / config.name))
     both = collect_named_study("tiny", **about)
     assert list(both.config.unique()) == [a.digest, b.digest] and "class_share" not in set(both.metric)
-    pictures = read_pictures("tiny", folder=tmp_path / "records")
+    pictures = study_pictures("tiny", folder=tmp_path / "records")
     kept = {f"{k}-{n}" for k in ("generated", "nearest", "distance") for n in (1, 2)} | {"cloud-real", "cloud-1", "cloud-2", "cloud-share"}
     assert set(pictures) == {a.digest} and set(pictures[a.digest]) == kept
     assert pictures[a.digest]["nearest-2"].shape == (8, 1, 8, 8) and pictures[a.digest]["cloud-2"].shape == (16, 3)
@@ -258,7 +253,7 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     before = (tmp_path / "records" / "tiny.csv").read_bytes()
     (tmp_path / "runs" / a.name).rename(tmp_path / "elsewhere")  # another machine, which has only the other run
     again = collect_named_study("tiny", **about)
-    assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and set(read_pictures("tiny", folder=tmp_path / "records")) == {a.digest}
+    assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and set(study_pictures("tiny", folder=tmp_path / "records")) == {a.digest}
     pd.testing.assert_frame_equal(both, again)
     alone = collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records")  # asked for one run: what is recorded of the other stays
     assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and (alone.guidance == "2").all() and (alone.tau == "60").all()
@@ -271,7 +266,7 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records", iterations=1)  # cuts what it collects, nothing else
     assert recorded(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 1}
     collect([tmp_path / "runs" / b.name], "other", tmp_path / "records")
-    assert set(read_pictures("other", folder=tmp_path / "records")) == {b.digest}
+    assert set(study_pictures("other", folder=tmp_path / "records")) == {b.digest}
     collect([tmp_path / "elsewhere"], "other", tmp_path / "records")  # a smaller seed: the album is its own
-    assert set(read_pictures("other", folder=tmp_path / "records")) == {a.digest}
+    assert set(study_pictures("other", folder=tmp_path / "records")) == {a.digest}
     with pytest.raises(ValueError, match="unknown"): collect_named_study("none such", **about)

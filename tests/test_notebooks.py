@@ -232,7 +232,7 @@ def test_real_sets_over_n(execute, tmp_path):
     nb = execute("run_real_sizes", sizes="64, 256", seeds="0, 1", records=str(tmp_path / "sizes.csv"))
     execute("run_real_sizes", sizes="64", seeds="0", side=4, records=str(tmp_path / "sizes.csv"))
     table = pd.read_csv(tmp_path / "sizes.csv")
-    assert table.groupby("dataset").size().to_dict() == {"digits": 20, "digits-4px": 5} and "gs_unseen" in str(nb.cells[-1].outputs)
+    assert table.groupby("dataset").size().to_dict() == {"digits": 20, "digits-4px": 5} and "gs_unseen" in str(nb.cells[-3].outputs)
     mean = table[table.dataset == "digits"].pivot_table("value", "metric", "n_train")
     assert mean.loc["mnnd", 64] > mean.loc["mnnd", 256] and mean.loc["gs_unseen", 64] > mean.loc["gs_unseen", 256] > 0
 

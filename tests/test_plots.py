@@ -10,30 +10,12 @@ from conftest import ROOT
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from collapse_nb.curves import STYLE, line_style, lines, pick, size_style, usual_space
 from collapse_nb.evidence import read_records
 from collapse_nb.metrics import METRICS
-from collapse_nb.panels import (
-    CLAIMED,
-    DATASET_LOOKS,
-    arm_looks,
-    panel_words,
-    size_style,
-    strategy_panels,
-    study_figure,
-    usual_space,
-)
-from collapse_nb.plots import (
-    STYLE,
-    describe,
-    in_words,
-    line_style,
-    lines,
-    pick,
-    pictures_of,
-    save_figure,
-    setting,
-    show,
-)
+from collapse_nb.panels import CLAIMED, arm_looks, panel_words, strategy_panels, study_figure
+from collapse_nb.plots import describe, in_words, pictures_of, save_figure, setting, show
+from collapse_nb.predictors import DATASET_LOOKS
 from collapse_nb.sweep import read_table
 
 
