@@ -82,8 +82,8 @@ class Health:
 
     def save(self, path: str | Path):
         "Write JSON."
-        text = json.dumps(self.to_dict(), indent=1)
-        write_whole(Path(path), lambda file: file.write_text(text, encoding="utf-8"))
+        text = json.dumps(self.to_dict(), indent=1) + "\n"
+        write_whole(Path(path), lambda file: file.write(text.encode()))
 
     @staticmethod
     def load(path: str | Path) -> "Health":
@@ -283,12 +283,13 @@ def report(
     dimensions = math.prod(sets["train"].shape) if space == "pixel" else d.shape[1]
     health = Health(
         space, {name: len(x) for name, x in sets.items()} | dict(draw=size), seed, numbers,
-        judge(numbers, dimensions), [LABELS[x] for x in LABELS if x not in numbers and r is None],
+        judge(numbers, dimensions), _missing(numbers, space) if r is None else [],
         *extremes(images, found, matched, times, min(show, len(g))), images,
         {name: group_names(group, names[name]) for name, group in groups.items()}, limits,
         sets.notes + _said(limits))
-    given = {name: _called(x, name) for name, x in
-             dict(generated=generated, train=train, reference=reference).items() if x is not None}
+    given = dict(generated=generated, train=train, reference=reference)
+    given = {name: str(x) if isinstance(x, (str, Path)) else name.upper()
+             for name, x in given.items() if x is not None}
     verdicts = [advise(v, given, len(health.kept)) for v in health.verdicts]
     pictures = _pictures(health, sets, found, real, matched, unseen, limits)
     return replace(health, verdicts=verdicts, pictures=pictures)
@@ -315,13 +316,15 @@ def _draw(sets: Sets, n: int | None, seed: int):
             sets[name] = sets[name][rows]
 
 
+def _missing(numbers: dict[str, Number], space: str) -> list[str]:
+    "Numbers that a reference would give."
+    names = [x for x in LABELS if x not in numbers and x != "copies"]
+    return [LABELS[x] for x in names if space != "pixel" or x != "copies_space"]
+
+
 def _names(sets: Sets) -> dict[str, list]:
     "File names, or positions where there are none."
     return {name: sets.names.get(name) or list(range(len(x))) for name, x in sets.items()}
-
-
-def _called(x, name: str) -> str:
-    return str(x) if isinstance(x, (str, Path)) else name.upper()
 
 
 def _enough(sets: Sets, k: int):

@@ -14,12 +14,16 @@ from PIL import Image
 
 import collapse_nb
 from collapse_nb import health as H
+from collapse_nb import verdicts as V
+from collapse_nb.entropy import kl_entropy
+from collapse_nb.health_page import tile
 from collapse_nb import sets as S
 from collapse_nb.data import Images, load_images
 from collapse_nb.fid import export_images, export_npz
 from collapse_nb.metrics import distance_to_train, frechet_distance, memorized_fraction, novelty_ratio, prdc
 from collapse_nb.networks import stand_in
 from collapse_nb.selection import select
+from collapse_nb.two_samples import TWO_SAMPLES
 
 DIGITS, HELDOUT = load_images("digits"), load_images("digits", split="heldout")
 TRAIN = DIGITS[:128]
@@ -48,7 +52,7 @@ def test_fresh_real_images_are_healthy(space):
 def test_each_fault_is_found(space):
     copies = TRAIN[np.random.default_rng(0).integers(128, size=100)]
     few = HELDOUT[np.isin(HELDOUT.labels, (0, 1))]
-    noise = H.spoil(HELDOUT[:100], "noise")
+    noise = V.spoil(HELDOUT[:100], "noise")
     assert {"memorizing", "losing diversity"} <= set(found(H.report(copies, TRAIN, HELDOUT, space=space)))
     assert found(H.report(few, TRAIN, HELDOUT, space=space)) == ["losing diversity"]
     assert {"garbage", "losing diversity"} <= set(found(H.report(noise, TRAIN, HELDOUT, space=space)))
@@ -59,7 +63,7 @@ def test_each_fault_is_found(space):
 def test_noise_that_greedy_selection_loves_raises_the_warning(space, seed):
     order = np.random.default_rng(seed).permutation(1000)
     train, pool = DIGITS[order[:128]], DIGITS[order[128:384]]
-    dirty = Images.concat([pool[:-13], H.spoil(pool[-13:], "noise", seed)])
+    dirty = Images.concat([pool[:-13], V.spoil(pool[-13:], "noise", seed)])
     points = {name: H.embed(x, space) for name, x in dict(clean=pool, dirty=dirty).items()}
     index = {name: select("greedy", z, 128, seed=seed)[0] for name, z in points.items()}
     assert (index["dirty"] >= 243).sum() > 6.5, "more than chance"
@@ -67,13 +71,13 @@ def test_noise_that_greedy_selection_loves_raises_the_warning(space, seed):
     assert spoiled.warnings and spoiled.found("garbage") and spoiled.numbers["entropy"].low > spoiled.numbers["entropy"].real_high
     assert not clean.warnings and not clean.found("garbage") and clean.numbers["entropy"].low > clean.numbers["entropy"].real_high
     z, real = points["dirty"], H.embed(train, space)
-    kept = H.far_away(z, real) <= 1
+    kept = V.far_away(z, real) <= 1
     assert not kept[-13:].any() and kept[:-13].mean() > 0.9, "the remedy"
 
 
 def test_numbers_are_those_of_the_metrics():
     made, r = HELDOUT[:60], HELDOUT[60:]
-    health = H.report(made, TRAIN, r, draws=3, seed=7)
+    health = H.report(made, TRAIN, r, draws=3, seed=7, transformations=False)
     assert health.sizes == dict(generated=60, train=128, reference=737, draw=60)
     assert health.numbers["novelty"].value == pytest.approx(novelty_ratio(made, TRAIN, r))
     assert health.numbers["gs"].real == pytest.approx(distance_to_train(r, TRAIN).mean())
@@ -86,7 +90,8 @@ def test_numbers_are_those_of_the_metrics():
         values = [d[name] for d in drawn]
         number = health.numbers[name]
         assert (number.value, number.low, number.high) == pytest.approx((np.mean(values), min(values), max(values)))
-    assert H.report(made, TRAIN, r, draws=3, seed=7).to_dict() == health.to_dict() != H.report(made, TRAIN, r, draws=3, seed=8).to_dict()
+    again, other = (H.report(made, TRAIN, r, draws=3, seed=s, transformations=False) for s in (7, 8))
+    assert again.to_dict() == health.to_dict() != other.to_dict()
 
 
 def test_n_limits_the_sets_that_are_drawn_from_and_never_the_training_set():
@@ -96,16 +101,16 @@ def test_n_limits_the_sets_that_are_drawn_from_and_never_the_training_set():
 
 def test_far_away_by_hand():
     real = np.array([[0.0], [1.0], [2.0], [3.0]])
-    assert H.far_away(np.array([[0.0], [3.5], [5.0]]), real).tolist() == [0, 0.5, 2]
-    assert H.far_away(np.array([[0.0], [1.0]]), np.zeros((4, 1))).tolist() == [0, np.inf]
+    assert V.far_away(np.array([[0.0], [3.5], [5.0]]), real).tolist() == [0, 0.5, 2]
+    assert V.far_away(np.array([[0.0], [1.0]]), np.zeros((4, 1))).tolist() == [0, np.inf]
 
 
 def test_judge_by_its_stated_limits():
-    n = H.Number
+    n = V.Number
     fine = dict(novelty=n(0.51, 0.4, 0.6, 1), memorized=n(0.1, 0.04, 0.2, 0.0), recall=n(0.81, real=1), coverage=n(0.81, real=1),
                 isolated=n(0.05, 0.01), precision=n(0.81, real=1),
                 density=n(0.51, real=1), frechet=n(2, real=1), entropy=n(0, 0, 0, 0, 0, 0), duplicates=n(0.05, real=0.01))
-    def of(**changed): return [v.name for v in H.judge(fine | changed, 10) if v.found]
+    def of(**changed): return [v.name for v in V.judge(fine | changed, 10) if v.found]
     assert of() == []
     for name, number, verdict in [
             ("novelty", n(0.49, real=1), "memorizing"), ("memorized", n(0.1, 0.06, 0.2, 0.0), "memorizing"),
@@ -121,21 +126,38 @@ def test_judge_by_its_stated_limits():
 def test_without_a_reference_it_says_what_is_missing():
     health = H.report(TRAIN[:50], TRAIN)
     assert health.found("memorizing") and health.found("entropy from noise") is None
-    assert health.missing == [H.LABELS[x] for x in ("novelty", "recall", "coverage", "precision", "density", "frechet")]
-    assert "not measured without a reference: novelty" in repr(health) and "Not measured without a reference" in health._repr_html_()
+    names = ("novelty", "recall", "coverage", "precision", "density", "frechet", *TWO_SAMPLES)
+    assert health.missing == [V.LABELS[x] for x in names]
+    assert "not measured without a reference: novelty" in repr(health)
+    assert "Not measured without a reference" in health._repr_html_()
     assert H.report(HELDOUT[:50], TRAIN).found("memorizing") is False
-    with pytest.raises(ValueError, match="memorising.*memorizing"): health.found("memorising")
+    with pytest.raises(ValueError, match="memorising.*memorizing"):
+        health.found("memorising")
 
 
-def test_the_dictionary_is_json_and_the_text_has_every_number():
+def test_the_json_can_be_read_back(tmp_path):
     health = H.report(HELDOUT[:50], TRAIN, HELDOUT[50:])
-    back = json.loads(json.dumps(health.to_dict(), allow_nan=False))
-    assert back["space"] == "pixel" and back["numbers"]["duplicates"]["low"] is None and back["warnings"] == []
-    assert set(back["numbers"]) == set(H.LABELS) and all(label in repr(health) and label in health._repr_html_() for label in H.LABELS.values())
-    p, far = back["pairs"], back["isolated"]
-    assert len(p) == len(far) == 8 and sorted(x["distance"] for x in p) == [x["distance"] for x in p]
-    for x in p:
-        assert x["distance"] == pytest.approx(np.linalg.norm(HELDOUT.flat()[x["generated"]] * 1.0 - TRAIN.flat()[x["train"]]))
+    health.save(tmp_path / "h.json")
+    found = json.loads((tmp_path / "h.json").read_text())
+    assert found["schema"] == H.SCHEMA and found["numbers"]["duplicates"]["low"] is None and found["warnings"] == []
+    assert set(found["numbers"]) == set(V.LABELS) - {"copies_space"}
+    back = H.Health.load(tmp_path / "h.json")
+    assert back.to_dict() == health.to_dict() and repr(back) == repr(health)
+    assert back.to_frame().equals(health.to_frame()) and "<table" in back._repr_html_()
+    for text, words in (("{}", "KeyError: 'schema'"), ('{"schema": 99}', "schema 99 .allowed: 1"), ("x", "h.json is no report")):
+        (tmp_path / "h.json").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            H.Health.load(tmp_path / "h.json")
+
+
+def test_every_number_and_its_meaning_is_shown():
+    health = H.report(HELDOUT[:50], TRAIN, HELDOUT[50:])
+    page = health.page()
+    assert set(V.MEANINGS) == set(V.LABELS)
+    for name in health.numbers:
+        assert V.LABELS[name] in repr(health) and V.LABELS[name] in page and V.MEANINGS[name] in page
+    p, far = health.pairs, health.isolated
+    assert len(p) == len(far) == 8 and sorted(x["ratio"] for x in p if not x["copy"]) == [x["ratio"] for x in p if not x["copy"]]
 
 
 def pictures_in(text):
@@ -145,22 +167,61 @@ def pictures_in(text):
 
 def test_the_pictures_are_the_images():
     health = H.report(HELDOUT[:50], TRAIN, HELDOUT[50:], show=3)
-    pairs, isolated = pictures_in(health._repr_html_())
-    assert pairs.mode == "L" and pairs.size == (3 * 44, 2 * 44) and isolated.size == (3 * 44, 44)
-    drawn = np.asarray(pairs)
-    for i, p in enumerate(health.pairs):
-        for row, images, index in ((0, HELDOUT, p["generated"]), (1, TRAIN, p["train"])):
-            tile = drawn[44 * row + 2:44 * row + 42:5, 44 * i + 2:44 * i + 42:5]
-            assert (tile == images.pixels[index, 0]).all()
+    shown = pictures_in(health._repr_html_())[1:]  # the first is the plot of the distances
+    assert len(shown) == 3 * 2 + 3 and all(x.mode == "L" and x.size == (96, 96) for x in shown)
+    for p, made, real in zip(health.pairs, shown[0:6:2], shown[1:6:2]):
+        assert (np.asarray(made)[::12, ::12] == HELDOUT.pixels[p["generated"], 0]).all()
+        assert (np.asarray(real)[::12, ::12] == TRAIN.pixels[p["train"], 0]).all()
 
 
-@pytest.mark.parametrize("shape, high, wide", [((3, 8, 8), 44, 44), ((3, 40, 30), 44, 34), ((3, 120, 120), 84, 84), ((1, 200, 100), 84, 44)])
-def test_strips_of_colour_and_large_images(shape, high, wide):
-    x = np.zeros((4, *shape), np.uint8); x[:, 0] = 200
-    made = Image.open(io.BytesIO(H.strip(x, x)))
-    assert made.mode == ("RGB" if shape[0] == 3 else "L") and made.size == (4 * wide, 2 * high)
-    pixel = np.asarray(made)[high // 2, wide // 2]
-    assert pixel.tolist() == ([200, 0, 0] if shape[0] == 3 else 200)
+@pytest.mark.parametrize("shape, size", [((3, 8, 8), (96, 96)), ((3, 40, 30), (90, 120)), ((3, 400, 400), (192, 192)), ((1, 800, 400), (96, 192))])
+def test_tiles_of_colour_and_large_images(shape, size):
+    x = np.zeros(shape, np.uint8)
+    x[0] = 200
+    made = Image.open(io.BytesIO(tile(x)))
+    assert made.mode == ("RGB" if shape[0] == 3 else "L") and made.size == size
+    assert np.asarray(made)[40, 40].tolist() == ([200, 0, 0] if shape[0] == 3 else 200)
+
+
+def test_one_row_for_each_image(tmp_path):
+    made = Images.concat([TRAIN[:4], HELDOUT[:40], HELDOUT[:3], V.spoil(HELDOUT[:3], "noise")])
+    export_images(replace(made, labels=None), tmp_path / "made")
+    health = H.report(tmp_path / "made", TRAIN, HELDOUT[60:])
+    rows = health.to_frame().set_index("image")
+    assert len(rows) == 50 and rows.index[0].endswith(".png") and list(rows.train[:4]) == [0, 1, 2, 3]
+    assert rows["copy"].tolist() == [True] * 4 + [False] * 46
+    assert rows.isolated[-3:].all() and rows.isolated[4:-3].mean() < 0.1
+    assert rows.group[4:7].tolist() == rows.group[44:47].tolist() == [0, 1, 2] and rows.group.notna().sum() == 6
+    assert sorted(map(sorted, health.groups["generated"])) == [[rows.index[4 + i], rows.index[44 + i]] for i in range(3)]
+    assert rows.entropy_term.mean() == pytest.approx(kl_entropy(made)) and (rows.entropy_term[4:7] < rows.entropy_term.median()).all()
+    kept = set(health.kept)
+    assert not kept & {0, 1, 2, 3, 44, 45, 46, 47, 48, 49} and {4, 5} <= kept
+    page = health.page("my <images>")
+    assert page.count("<tr>") > 50 and "my &lt;images&gt;" in page and "http" not in page
+
+
+@pytest.mark.parametrize("change", ["mirrored", "shifted", "brighter"])
+def test_a_reference_that_overlaps_does_not_silence_the_verdict(change):
+    "Half of the reference shows training images, changed; copies are found all the same."
+    x = DIGITS[:300].pixels
+    changed = {"mirrored": x[..., ::-1], "shifted": np.roll(x, 1, 3), "brighter": np.clip(x * 0.8 + 30, 0, 255).astype(np.uint8)}
+    reference = np.concatenate([changed[change][:250], HELDOUT.pixels[:500]])
+    health = H.report(np.ascontiguousarray(changed[change][250:]), DIGITS, reference)
+    assert health.found("memorizing") and health.numbers["copies"].value > 0.9
+    assert health.sizes["reference"] <= 510 and any("near-duplicates of training images" in n for n in health.notes)
+
+
+def test_too_much_overlap_is_refused():
+    shifted = np.roll(DIGITS[:300].pixels, 1, 3)
+    with pytest.raises(ValueError, match="of 400 reference images show what a training image shows"):
+        H.report(HELDOUT[100:200], DIGITS, np.concatenate([shifted, HELDOUT.pixels[:100]]))
+
+
+def test_a_network_is_a_second_opinion():
+    noisy = replace(TRAIN, pixels=np.clip(TRAIN.pixels + np.random.default_rng(0).normal(0, 20, TRAIN.pixels.shape), 0, 255).astype(np.uint8))
+    health = H.report(noisy, TRAIN, HELDOUT, space="classifier")
+    assert set(health.limits) == {"pixel", "classifier"} and health.numbers["copies_space"].real <= 0.02
+    assert "copies by classifier: ratio" in repr(health) and health.numbers["copies"].value > 0.9
 
 
 def test_names_are_escaped():
@@ -238,8 +299,8 @@ def test_a_network_from_a_file(tmp_path):
 
 def test_spoil():
     x = HELDOUT[:200]
-    noise, pepper, blend = (H.spoil(x, kind).pixels.astype(float) for kind in ("noise", "salt and pepper", "blend"))
+    noise, pepper, blend = (V.spoil(x, kind).pixels.astype(float) for kind in ("noise", "salt and pepper", "blend"))
     assert abs(noise.mean() - 127.5) < 3 and abs((pepper != x.pixels).mean() - 0.2 * (1 - np.isin(x.pixels, (0, 255)).mean() / 2)) < 0.02
     assert (blend == (x.pixels.astype(int) + np.roll(x.pixels, 1, 0)) // 2).all()
-    assert (H.spoil(x, "noise", 1).pixels != noise).any()
-    with pytest.raises(ValueError, match="kind = 'fog'.*blend"): H.spoil(x, "fog")
+    assert (V.spoil(x, "noise", 1).pixels != noise).any()
+    with pytest.raises(ValueError, match="kind = 'fog'.*blend"): V.spoil(x, "fog")
