@@ -18,8 +18,8 @@ from .config import Registry, canonical
 from .data import Images
 
 # %% auto #0
-__all__ = ['NETWORKS', 'import_diffusers', 'check_fits', 'build_unet', 'linear_alpha_bar', 'preconditioning', 'time_of_noise',
-           'noise_of_time', 'Denoiser', 'count_classes']
+__all__ = ['NETWORKS', 'SCHEDULE', 'import_diffusers', 'check_fits', 'build_unet', 'linear_alpha_bar', 'preconditioning',
+           'time_of_noise', 'noise_of_time', 'Denoiser', 'count_classes']
 
 # %% ../nbs/06_denoiser.ipynb #2eb04711
 def import_diffusers():
@@ -134,6 +134,14 @@ class Denoiser:
     num_classes: int | None = None  # K: it is told labels 0..K-1, and K for "no label"; None: unconditional
     class_counts: tuple[int, ...] | None = None  # training images of each class
 
+    def __post_init__(self):
+        "Raises ValueError for an unknown objective, and for a network of classes where none are told."
+        self.objective = canonical("objective", self.objective)
+        rows = dict(getattr(self.unet, "config", None) or {}).get("num_class_embeds")
+        if rows is not None and self.num_classes is None:
+            raise ValueError(f"num_classes = None, and the UNet is told one of {rows} labels (allowed: "
+                             f"num_classes = {rows - 1} where its last one means no label, or another UNet)")
+
     @staticmethod
     def fresh(
         network: str, objective: str, images: Images, seed: int, num_classes: int | None = None
@@ -171,14 +179,16 @@ class Denoiser:
 
     @staticmethod
     def load(folder: str | Path, device: str = "cpu") -> Denoiser:
-        """Read what `save` wrote. Raises FileNotFoundError naming a file that is missing, ValueError one
-        that is broken or does not fit the others."""
+        """Read what `save` wrote, or a DDPMPipeline of diffusers. Raises FileNotFoundError naming a file
+        that is missing, ValueError one that is broken or does not fit the others."""
         folder = Path(folder)
-        if not (folder / "denoiser.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no denoiser (expected denoiser.json and unet/)")
-        about = _read_json(folder / "denoiser.json")
-        if missing := {f.name for f in fields(Denoiser)[1:4]} - set(about):
-            raise ValueError(f"{folder / 'denoiser.json'} does not say {', '.join(sorted(missing))}")
+        if (folder / "denoiser.json").is_file():
+            about = _about(folder / "denoiser.json")
+        elif (folder / "model_index.json").is_file():
+            about = _about_pipeline(folder)
+        else:
+            raise FileNotFoundError(f"{folder} holds no denoiser (expected denoiser.json and unet/, or a "
+                                    "DDPMPipeline of diffusers: model_index.json, scheduler/ and unet/)")
         lists = {k: tuple(v) for k, v in about.items() if isinstance(v, list)}
         return Denoiser(_load_unet(folder / "unet", about).to(device).eval(), **about | lists)
 
@@ -210,8 +220,44 @@ def _pipeline_index(model: Denoiser, scheduler) -> dict | None:
 
 def _read_json(path: Path) -> dict:
     if not path.is_file(): raise FileNotFoundError(f"{path} is missing")
-    try: return json.loads(path.read_text())
+    try: about = json.loads(path.read_text())
     except ValueError as e: raise ValueError(f"{path} is broken: {e}") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} holds a {type(about).__name__} (allowed: names and values)")
+    return about
+
+def _about(path: Path) -> dict:
+    "What denoiser.json says: the fields of `Denoiser`."
+    about, names = _read_json(path), [f.name for f in fields(Denoiser)[1:]]
+    if missing := set(names[:3]) - set(about):
+        raise ValueError(f"{path} does not say {', '.join(sorted(missing))}")
+    if new := sorted(set(about) - set(names)):
+        raise ValueError(f"{path} says {', '.join(new)}, which this version does not know: a newer one may "
+                         f"have written it (allowed: {', '.join(names)})")
+    return about
+
+# %% ../nbs/06_denoiser.ipynb #c97f6a36
+SCHEDULE = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
+                prediction_type="epsilon", trained_betas=None)  # what "ddpm" stands for
+
+def _about_pipeline(folder: Path) -> dict:
+    "The fields of `Denoiser` for what `DDPMPipeline.save_pretrained` wrote."
+    kind = _read_json(folder / "model_index.json").get("_class_name")
+    if kind != "DDPMPipeline":
+        raise ValueError(f"{folder / 'model_index.json'} is of a {kind} (allowed: DDPMPipeline)")
+    file = folder / "scheduler" / "scheduler_config.json"
+    said = _read_json(file)
+    differs = [f"{k} = {said[k]!r}" for k, v in SCHEDULE.items() if said.get(k, v) != v]
+    if differs:
+        allowed = ", ".join(f"{k} = {v!r}" for k, v in SCHEDULE.items() if v is not None)
+        raise ValueError(f"{file}: {', '.join(differs)} (allowed: {allowed})")
+    file = folder / "unet" / "config.json"
+    unet = _read_json(file)
+    channels, side, rows = (unet.get(k) for k in ("in_channels", "sample_size", "num_class_embeds"))
+    if channels not in (1, 3) or not isinstance(side, int) or rows is not None:
+        raise ValueError(f"{file}: in_channels = {channels}, sample_size = {side}, "
+                         f"num_class_embeds = {rows} (allowed: 1 or 3 channels, one side, no classes)")
+    return dict(objective="ddpm", sigma_data=0.5, shape=(channels, side, side))
 
 # %% ../nbs/06_denoiser.ipynb #be521f9c
 def _load_unet(folder: Path, about: dict):

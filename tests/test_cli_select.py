@@ -1,12 +1,14 @@
 """collapse-nb select: features from a file, a distance of one's own from real images, file names, where the choice goes."""
 
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 from test_cli import environment
 
 from collapse_nb.data import load_images
@@ -108,6 +110,30 @@ def test_names_survive_a_second_selection(nb, there, tmp_path):
     assert {p.name for p in (tmp_path / "files").iterdir()} == set(first["names"])
     nb("select", there / "photos", "--n", 30, "--out", "first.npy")
     assert np.load(tmp_path / "first.npy").tolist() == first["index"].tolist()
+
+
+def test_what_is_no_picture_is_passed_over_on_request(nb, there, tmp_path):
+    shutil.copytree(there / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "notes.csv").write_text("1,2")
+    clear = np.zeros((8, 8, 4), np.uint8)
+    clear[2:5, 3, 3] = 255
+    Image.fromarray(clear).save(tmp_path / "photos" / "clear.png")
+    ask = ("select", "photos", "--n", 10, "--out", "kept.npz", "--force")
+    assert "--skip-other" in nb(*ask, code=2).err
+    assert "photos: 2 other files passed over, the first" in nb(*ask, "--skip-other").out
+    assert "photos: 1 other files passed over" in nb(*ask, "--skip-other", "--background", "white").out
+    kept = loaded(tmp_path / "kept.npz")
+    assert "notes.csv" not in kept["names"] and kept["pixels"].shape[1:] == (1, 8, 8)
+
+
+def test_grey_pictures_kept_in_two_ways_are_compared(nb, there, tmp_path):
+    grey = load_images("digits", split="heldout", n=40).pixels
+    np.savez(tmp_path / "colour.npz", pixels=grey.repeat(3, axis=1))
+    ask = ("select", there / "photos", "--n", 20, "--force", "--out", "kept.npz", "--strategy", "guarded", "--reference")
+    nb(*ask, there / "real")
+    first = loaded(tmp_path / "kept.npz")["index"].tolist()
+    nb(*ask, "colour.npz")
+    assert loaded(tmp_path / "kept.npz")["index"].tolist() == first
 
 
 @pytest.mark.parametrize("arguments, words", [
