@@ -250,6 +250,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'collapse_nb.denoiser._read_json': ('denoiser.html#_read_json', 'collapse_nb/denoiser.py'),
                                       'collapse_nb.denoiser.build_unet': ('denoiser.html#build_unet', 'collapse_nb/denoiser.py'),
                                       'collapse_nb.denoiser.check_fits': ('denoiser.html#check_fits', 'collapse_nb/denoiser.py'),
+                                      'collapse_nb.denoiser.check_steps': ('denoiser.html#check_steps', 'collapse_nb/denoiser.py'),
                                       'collapse_nb.denoiser.count_classes': ('denoiser.html#count_classes', 'collapse_nb/denoiser.py'),
                                       'collapse_nb.denoiser.import_diffusers': ( 'denoiser.html#import_diffusers',
                                                                                  'collapse_nb/denoiser.py'),

@@ -19,7 +19,7 @@ from .data import Images
 
 # %% auto #0
 __all__ = ['NETWORKS', 'SCHEDULE', 'import_diffusers', 'check_fits', 'build_unet', 'linear_alpha_bar', 'preconditioning',
-           'time_of_noise', 'noise_of_time', 'Denoiser', 'count_classes']
+           'check_steps', 'time_of_noise', 'noise_of_time', 'Denoiser', 'count_classes']
 
 # %% ../nbs/06_denoiser.ipynb #2eb04711
 def import_diffusers():
@@ -98,6 +98,15 @@ def preconditioning(
     if objective == "ddpm": return (1 + sigma**2)**-0.5, torch.ones_like(sigma), -sigma
     total = sigma**2 + sigma_data**2
     return total**-0.5, sigma_data**2 / total, sigma * sigma_data * total**-0.5
+
+# %% ../nbs/06_denoiser.ipynb #9289cd76
+def check_steps(
+    objective: str,  # "ddpm" or "edm"
+    steps: int,  # of a sampler
+):
+    "Raises ValueError for more steps than the schedule has levels of noise."
+    if objective == "ddpm" and steps > len(linear_alpha_bar()):
+        raise ValueError(f"steps = {steps} with objective = 'ddpm' (allowed: at most its 1000 steps)")
 
 # %% ../nbs/06_denoiser.ipynb #e2b68873
 def _ddpm_log_sigmas() -> np.ndarray:

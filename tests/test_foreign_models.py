@@ -75,3 +75,9 @@ def test_a_newer_denoiser_json(ours):
     (ours / "denoiser.json").write_text(json.dumps(about | dict(flavour="new")))
     with pytest.raises(ValueError, match="denoiser.json says flavour, which this version does not know: a newer one.*allowed: objective, sigma_data"):
         Denoiser.load(ours)
+
+
+def test_more_steps_than_the_schedule_has():
+    from collapse_nb.denoiser import check_steps
+    with pytest.raises(ValueError, match="steps = 1001 with objective = 'ddpm' .allowed: at most its 1000 steps"): check_steps("ddpm", 1001)
+    check_steps("ddpm", 1000); check_steps("edm", 5000)
