@@ -80,29 +80,33 @@ def config_of(a: argparse.Namespace, *names: str) -> LoopConfig:
     return config
 
 # %% ../nbs/12_cli_options.ipynb #1d9c23e0
-NO_DIRECTORY = (".npy", ".zip", ".tar", ".gz", ".xz", ".tgz", ".png", ".jpg", ".jpeg", ".webp", ".csv",
-                ".txt", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".safetensors")  # endings that mean a file
+# endings that mean a file
+NO_DIRECTORY = (".npy", ".npz", ".json", ".html", ".zip", ".tar", ".gz", ".xz", ".tgz", ".png", ".jpg",
+                ".jpeg", ".webp", ".csv", ".txt", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".safetensors")
 
 def check_out(
     out: Path,  # a file, or a directory for the chosen files
     force: bool,  # may what is there be replaced?
     source: Path | None = None,  # what the images are read from: it must not be touched
+    files: tuple[str, ...] = (".npz",),  # endings of files that are written
 ):
     "Look, and touch nothing. Raises ValueError for what would be overwritten."
     option = "write over it with --force, or name another"
     if source and (out.resolve() == source.resolve() or source.resolve() in out.resolve().parents):
         raise ValueError(f"out = {str(out)!r} lies in the input (allowed: a place outside it)")
-    kind = out.suffix.lower()
-    if kind in NO_DIRECTORY:
-        raise ValueError(f"out = {str(out)!r}: a {kind} file is not written here "
-                         "(allowed: a name ending in .npz, or a directory)")
-    if kind in (".npz", ".json", ".html"):
-        if out.is_dir(): raise ValueError(f"out = {str(out)!r} is a directory (allowed: a file)")
-        if out.exists() and not force: raise ValueError(f"out = {str(out)!r} exists (allowed: {option})")
+    kind, allowed = out.suffix.lower(), f"a name ending in {' or '.join(files)}, or a directory"
+    if kind in files:
+        if out.is_dir():
+            raise ValueError(f"out = {str(out)!r} is a directory (allowed: a file)")
+        if out.exists() and not force:
+            raise ValueError(f"out = {str(out)!r} exists (allowed: {option})")
         return
-    if not out.exists(): return
+    if kind in NO_DIRECTORY:
+        raise ValueError(f"out = {str(out)!r}: a {kind} file is not written here (allowed: {allowed})")
+    if not out.exists():
+        return
     if not out.is_dir():
-        raise ValueError(f"out = {str(out)!r} is a file (allowed: a name ending in .npz, or a directory)")
+        raise ValueError(f"out = {str(out)!r} is a file (allowed: {allowed})")
     if any(out.iterdir()) and not force:
         raise ValueError(f"out = {str(out)!r} is not empty (allowed: {option})")
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['copy_files', 'features_in', 'candidates', 'against_random', 'add_select', 'options_of', 'in_space', 'Given', 'look',
-           'check_given', 'stored_names', 'read_given', 'select', 'remarks', 'check_count', 'check_target',
-           'write_choice', 'arrays_of']
+           'check_given', 'stored_names', 'read_given', 'select', 'remarks', 'check_count', 'write_choice', 'arrays_of']
 
 # %% ../nbs/12b_cli_select.ipynb #02b52879
 import argparse
@@ -279,7 +278,7 @@ def select(a: argparse.Namespace) -> int:
     path = path_of(a.input, "INPUT")
     options = options_of(config, a.reference, a.within)
     for source in filter(None, (path, a.reference)):
-        check_target(a.out, a.force, source)
+        check_out(a.out, a.force, source, (".npz", ".npy"))
     ways = dict(skip_other=a.skip_other, background=a.background)
     given = look(path, "INPUT", **ways)
     reference = None if a.reference is None else look(a.reference, "reference", **ways)
@@ -327,18 +326,6 @@ def check_count(n: int, size: int, called: str = "pool"):
         if called != "pool":
             raise ValueError(f"reference has {size} image (allowed: at least 2)")
         raise ValueError(f"n = {n!r} is out of range (allowed: 2 to {size}, the images in INPUT)")
-
-def check_target(out: Path, force: bool, source: Path):
-    "As `check_out`, and for a file of indices. Raises ValueError."
-    if out.suffix.lower() != ".npy":
-        check_out(out, force, source)
-        return
-    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
-        raise ValueError(f"out = {str(out)!r} lies in the input (allowed: a place outside it)")
-    if out.is_dir():
-        raise ValueError(f"out = {str(out)!r} is a directory (allowed: a file)")
-    if out.exists() and not force:
-        raise ValueError(f"out = {str(out)!r} exists (allowed: write over it with --force, or name another)")
 
 def write_choice(a: argparse.Namespace, config: LoopConfig, given: Given, pool, index):
     "Indices, an npz, or copies of the chosen files."

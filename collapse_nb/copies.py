@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .config import derive_seed
 from .data import Images
-from .metrics import near_duplicate_distance, same_kind
+from .metrics import NEAR_DUPLICATE, near_duplicate_distance, same_kind
 from .neighbors import nearest
 
 # %% ../nbs/09b_copies.ipynb #ba2a11b3
@@ -121,22 +121,22 @@ SIDE = 32  # larger images are reduced to it before transformations are tried
 
 def reduced(
     pixels: np.ndarray,  # uint8 [N, C, H, W]
-) -> torch.Tensor:  # float32 [N, C, h, w], 0..255, the longer side at most `SIDE`
-    "Area means; as they are where they are small enough."
+) -> torch.Tensor:  # uint8 [N, C, h, w], the longer side at most `SIDE`
+    "Area means, rounded; as they are, and no copy, where they are small enough."
     longer = max(pixels.shape[2:])
     if longer <= SIDE:
-        return torch.from_numpy(pixels).float()
+        return torch.from_numpy(pixels)
     size = [max(1, round(n * SIDE / longer)) for n in pixels.shape[2:]]
     step = max(1, (1 << 25) // pixels[0].size)
     parts = [torch.from_numpy(pixels[i:i + step]).float() for i in range(0, len(pixels), step)]
-    return torch.cat([F.interpolate(part, size, mode="area") for part in parts])
+    return torch.cat([F.interpolate(part, size, mode="area").round().byte() for part in parts])
 
 # %% ../nbs/09b_copies.ipynb #80f1947e
 def transformed_distances(
     made: torch.Tensor,  # float32 [P, C, H, W], 0..255
     train: torch.Tensor,  # as many
     turns: bool = False,  # quarter turns, too
-) -> tuple[np.ndarray, np.ndarray]:  # float64 [P]: pixel distance; int64 [P]: which of `TRANSFORMATIONS`
+) -> tuple[np.ndarray, np.ndarray]:  # float64 [P]: pixel distance; str [P]: of `TRANSFORMATIONS`
     "The least distance of each pair over all transformations of the training image."
     names = [name for name in TRANSFORMATIONS if turns or name != "turned"]
     least = np.empty(len(made))
@@ -147,7 +147,7 @@ def transformed_distances(
         squared = torch.stack([TRANSFORMATIONS[name](made[part], train[part]) for name in names])
         best, index = squared.min(0)
         least[part], which[part] = best.clamp(min=0).double().sqrt().numpy(), index.numpy()
-    return least, which
+    return least, np.array(names)[which]
 
 # %% ../nbs/09b_copies.ipynb #84ad665c
 CELLS = 6  # of the blurred centre, a side
@@ -196,8 +196,8 @@ def blurred(
 
 # %% ../nbs/09b_copies.ipynb #0d911ec7
 def candidates(
-    made: torch.Tensor,  # float [M, C, H, W]
-    train: torch.Tensor,  # float [N, C, H, W], of the same shape
+    made: torch.Tensor,  # uint8 [M, C, H, W]
+    train: torch.Tensor,  # uint8 [N, C, H, W], of the same shape
     k: int = 4,
     turns: bool = False,  # quarter turns, too
 ) -> np.ndarray:  # int64 [M, min(k, N)]
@@ -205,11 +205,11 @@ def candidates(
     k = min(k, len(train))
     if turns and made.shape[2] != made.shape[3]:
         turns = False
-    sought, seen = blurred(made), views(turns)
+    sought, seen = torch.cat([blurred(part.float()) for part in made.split(2048)]), views(turns)
     best = torch.full((len(made), k), -torch.inf)
     index = torch.zeros(len(made), k, dtype=torch.int64)
     for i in tqdm(range(0, len(train), 2048), desc="copies: candidates", unit=" blocks", delay=5):
-        block = train[i:i + 2048]
+        block = train[i:i + 2048].float()
         known = [blurred(block, view).T for view in seen]
         for j in range(0, len(made), 2048):
             part = slice(j, j + 2048)
@@ -252,25 +252,28 @@ def find_matches(
     if near is None:
         near = nearest(generated, train, 2)[1]
     made, real = reduced(generated.pixels), reduced(train.pixels)
-    # in units of the images as compared
-    scale = (generated.pixels[0].size / made[0].numel()) ** 0.5
+    scale = (generated.pixels[0].size / made[0].numel()) ** 0.5  # of a distance between images as compared
     duplicate = near_duplicate_distance(train) / scale
     index = np.concatenate([candidates(made, real, k, turns), near], 1)
-    first, least, ratio, which = (np.empty(len(made), dtype) for dtype in (np.int64, float, float, np.int64))
-    for i in tqdm(range(0, len(made), 256), desc="copies: exact", unit=" blocks", delay=5):
-        rows, width = slice(i, i + 256), index.shape[1]
-        own = made[rows].repeat_interleave(width, 0)
-        other = real[torch.from_numpy(index[rows].ravel())]
-        distance, kind = (x.reshape(-1, width) for x in transformed_distances(own, other, turns))
-        each, best = np.arange(len(distance)), distance.argmin(1)
-        first[rows], which[rows] = index[rows][each, best], kind[each, best]
-        least[rows] = distance[each, best]
-        known = real[torch.from_numpy(first[rows])].repeat_interleave(width, 0)
-        same = torch.minimum(_as_it_is(known, other), _mirrored(known, other)).sqrt().reshape(-1, width)
-        distance[same.numpy() <= duplicate] = duplicate / 0.1
-        ratio[rows] = least[rows] / np.maximum(np.maximum(distance.min(1), least[rows]), 1e-12)
-    names = np.array(list(TRANSFORMATIONS))
-    return Matches(first, least * scale, ratio, names[which])
+    blocks = tqdm(range(0, len(made), 256), desc="copies: exact", unit=" blocks", delay=5)
+    parts = [_match(made[i:i + 256], real, index[i:i + 256], duplicate, turns) for i in blocks]
+    first, distance, ratio, transformation = (np.concatenate(x) for x in zip(*parts))
+    return Matches(first, distance * scale, ratio, transformation)
+
+
+def _match(made: torch.Tensor, real: torch.Tensor, index: np.ndarray, duplicate: float, turns: bool) -> tuple:
+    "The fields of `Matches` for some generated images and the candidates of each, [m, k]."
+    width = index.shape[1]
+    own = made.float().repeat_interleave(width, 0)
+    other = real[torch.from_numpy(index.ravel())].float()
+    distance, kind = (x.reshape(-1, width) for x in transformed_distances(own, other, turns))
+    rows, best = np.arange(len(made)), distance.argmin(1)
+    first, least = index[rows, best], distance[rows, best]
+    again = real[torch.from_numpy(first)].float().repeat_interleave(width, 0)
+    twin = torch.minimum(_as_it_is(again, other), _mirrored(again, other)).sqrt().numpy() <= duplicate
+    typical = duplicate / NEAR_DUPLICATE
+    following = np.where(twin.reshape(-1, width), typical, distance).min(1)
+    return first, least, least / np.maximum(np.maximum(following, least), 1e-12), kind[rows, best]
 
 # %% ../nbs/09b_copies.ipynb #98e07f8d
 OVERLAP = 0.5  # an unseen image of a lower ratio is a near-duplicate of a training image
@@ -319,29 +322,44 @@ def duplicate_groups(
     rows = np.ascontiguousarray(flat).view(np.dtype((np.void, flat.shape[1]))).ravel()
     _, first, of = np.unique(rows, return_index=True, return_inverse=True)
     kept = images.pixels[first]
-    label = np.arange(len(kept))
-    means = F.adaptive_avg_pool2d(reduced(kept), 8)
-    # by Jensen's inequality the distance is at least that of the means, times the root of pixels a mean
-    means = means.flatten(1) * (kept[0].size / means[0].numel()) ** 0.5
-    if any(n % 8 for n in reduced(kept[:1]).shape[2:]):  # cells that overlap are no bound
-        means = torch.from_numpy(kept.reshape(len(kept), -1)).float()
-    means = means - means.mean(0)
+    label, limit = np.arange(len(kept)), distance**2
+    means = _block_means(kept)
     norms = means.square().sum(1)
-    limit = distance**2
-    for i in range(0, len(kept), 2048):
+    for i in tqdm(range(0, len(kept), 2048), desc="near-duplicates", unit=" blocks", delay=5):
         for j in range(i, len(kept), 2048):
             a, b = slice(i, i + 2048), slice(j, j + 2048)
-            squared = norms[a, None] + norms[b] - 2 * means[a] @ means[b].T
-            slack = 1e-5 * (norms[a, None] + norms[b])
-            p, q = (x.numpy() for x in torch.nonzero(squared - slack <= limit, as_tuple=True))
-            p, q = i + p, j + q
-            p, q = p[p < q], q[p < q]
-            close = _closer(kept, p, q, limit)
-            pairs = label[p[close]], label[q[close]]
-            graph = coo_matrix((np.ones(len(pairs[0])), pairs), shape=(len(kept), len(kept)))
-            label = connected_components(graph, directed=False)[1][label]
-    label = label[of]
-    return _in_order(label)
+            total = norms[a, None] + norms[b]
+            least = total * (1 - 1e-5) - 2 * means[a] @ means[b].T  # less what rounding may add
+            pairs = torch.nonzero(least <= limit).numpy() + (i, j)
+            label = _joined(label, kept, pairs[pairs[:, 0] < pairs[:, 1]], limit)
+    return _in_order(label[of])
+
+
+def _block_means(pixels: np.ndarray) -> torch.Tensor:  # float32 [N, d]
+    """Means over 8x8 blocks, times the root of the pixels in each, centred: by Jensen's inequality their
+    distance is at most that of the pixels. What the blocks do not cover is left out."""
+    size = [n // 8 * 8 or n for n in pixels.shape[2:]]
+    cells = [min(n, 8) for n in size]
+    step = max(1, (1 << 25) // pixels[0].size)
+    parts = []
+    for i in range(0, len(pixels), step):
+        part = torch.from_numpy(pixels[i:i + step, :, :size[0], :size[1]]).float()
+        parts.append(F.adaptive_avg_pool2d(part, cells).flatten(1))
+    means = torch.cat(parts) * (size[0] * size[1] / (cells[0] * cells[1])) ** 0.5
+    return means - means.mean(0)
+
+
+def _joined(label: np.ndarray, pixels: np.ndarray, pairs: np.ndarray, limit: float) -> np.ndarray:
+    "Labels once the pairs that are close enough have one. Pairs that have one already need no distance."
+    for i in range(0, len(pairs), 1 << 16):
+        p, q = pairs[i:i + (1 << 16)].T
+        new = label[p] != label[q]
+        p, q = p[new], q[new]
+        close = _closer(pixels, p, q, limit)
+        edges = label[p[close]], label[q[close]]
+        graph = coo_matrix((np.ones(len(edges[0])), edges), shape=(len(label), len(label)))
+        label = connected_components(graph, directed=False)[1][label]
+    return label
 
 
 def _closer(pixels: np.ndarray, p: np.ndarray, q: np.ndarray, limit: float) -> np.ndarray:  # bool

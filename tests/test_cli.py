@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import zipfile
 from importlib import import_module
 
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 from conftest import ROOT, text_of
 
-from collapse_nb.data import load_images
+from collapse_nb.data import Images, load_images
 from collapse_nb.entropy import kl_entropy
 from collapse_nb.fid import export_images, export_npz
 
@@ -207,11 +209,32 @@ def test_report_in_words_numbers_and_pictures(nb, folder, tmp_path):
     numbers = json.loads((tmp_path / "health.json").read_text())
     assert "memorizing? yes" in said and numbers["sizes"]["generated"] == 60 and numbers["space"] == "pixel"
     page = (tmp_path / "health.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 and "charset" in page
+    assert page.count("data:image/png;base64,") == 1 + 8 * 2 + 8 and "charset" in page and "<script>" in page
     nb("report", *sets, "--strict", code=1)
     assert "health.json' exists" in nb("report", *sets, "--json", "health.json", code=2).stderr
     nb("report", *sets, "--json", "health.json", "--force", "--n", "30")
     assert json.loads((tmp_path / "health.json").read_text())["sizes"]["generated"] == 30
+
+
+def test_report_rows_and_what_is_kept(nb, folder, tmp_path):
+    "Two training pictures among the unseen ones: the rows name them, and --keep leaves them out."
+    made = tmp_path / "made"
+    shutil.copytree(folder / "unseen", made)
+    names = sorted(p.relative_to(folder / "photos") for p in (folder / "photos").rglob("*.png"))[:2]
+    for i, name in enumerate(names):
+        shutil.copyfile(folder / "photos" / name, made / f"copy{i}.png")
+    said = nb("report", made, folder / "photos", "--n", "none", "--csv", "rows.csv", "--keep", "kept").stdout
+    rows = pd.read_csv(tmp_path / "rows.csv").set_index("image")
+    total = sum(1 for _ in made.rglob("*.png"))
+    assert len(rows) == total and rows.loc[["copy0.png", "copy1.png"], "copy"].all()
+    assert rows.loc["copy0.png", "train"] == str(names[0])
+    kept = {str(p.relative_to(tmp_path / "kept")) for p in (tmp_path / "kept").rglob("*.png")}
+    assert kept and not kept & {"copy0.png", "copy1.png"} and kept < set(rows.index)
+    assert f"kept: {len(kept)} of {total} images" in said
+    nb("report", made, folder / "photos", "--keep", "kept.npz", "--n", "none")
+    assert len(Images.load(tmp_path / "kept.npz")) == len(kept)
+    for option, value, words in (("--csv", "rows.txt", "csv = .*[.]csv"), ("--keep", "kept", "not empty"), ("--csv", "rows.csv", "exists")):
+        assert re.search(words, nb("report", made, folder / "photos", option, value, code=2).stderr)
 
 
 def test_strict_is_content_with_real_images(nb, tmp_path):

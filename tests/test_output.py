@@ -68,7 +68,7 @@ def test_the_report_tells_what_was_left_out(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "memorizing? yes" in said and "left out: 1 files of train that are no pictures to be read" in said
     assert "left out: 150 pictures of train in the folder of generated or reference" in said
-    assert len(json.loads((tmp_path / "h.json").read_text())["notes"]) == 2
+    assert len(json.loads((tmp_path / "h.json").read_text())["notes"]) == 3
 
 
 def test_a_picture_behind_which_is_white(tmp_path, capsys):
