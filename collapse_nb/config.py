@@ -38,7 +38,7 @@ _PUBLISHED, _FOLDERS = ("fashion_mnist", "mnist", "cifar10"), ("ffhq", "folder:P
 PROVIDERS = dict(
     dataset=(dict.fromkeys(_PUBLISHED, "collapse_nb.published")
              | dict.fromkeys(_FOLDERS, "collapse_nb.folders")),
-    space=dict.fromkeys(("imagenet", "dinov2", "inception"), "collapse_nb.networks"),
+    space={k: f"collapse_nb.{k}" for k in ("imagenet", "dinov2", "inception")},
 )
 
 # %% ../nbs/00_config.ipynb #324a04c0

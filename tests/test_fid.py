@@ -10,7 +10,8 @@ from collapse_nb.data import Images, load_images
 from collapse_nb.features import embed
 from collapse_nb.fid import export_images, export_npz, fid, kernel_distance, kid
 from collapse_nb.metrics import frechet_distance
-from collapse_nb.networks import load_inception, stand_in
+from collapse_nb.inception import load_inception
+from collapse_nb.networks import stand_in
 
 cleanfid = pytest.importorskip("cleanfid.fid")
 A, B = load_images("digits", n=40), load_images("digits", split="heldout")[:30]
