@@ -25,9 +25,10 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from tqdm import tqdm
 
-from .config import Registry, canonical, derive_seed, slug
+from .config import derive_seed
 from .data import Images, load_images
 from .device import full_precision
+from .names import Registry, canonical, slug
 from .project import project_root
 
 # %% ../nbs/02_features.ipynb #df9cc2d7

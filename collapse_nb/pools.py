@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import LoopConfig, Registry, derive_seed
+from .config import LoopConfig, derive_seed
 from .data import Images, load_images
 from .features import embed
+from .names import Registry
 from .project import project_root
 from .selection import STRATEGIES, SelectionInfo, select
 

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import Registry, derive_seed
+from .config import derive_seed
 from .data import Images, from_unit
 from .denoiser import Denoiser, import_diffusers, noise_of_time, preconditioning, time_of_noise
 from .device import copied, recorded
 from .diffusion import PRECISIONS
+from .names import Registry
 from .parallel import gather, join, share
 from .project import write_whole
 
