@@ -67,7 +67,7 @@ def plain_training(
                 if done == steps // 4: start = time.perf_counter()
                 y = y.to(device)
                 noise, t = torch.randn_like(y), torch.randint(1000, (len(y),), device=device)
-                with torch.autocast(kind, torch.float16 if kind == "cuda" else torch.bfloat16):
+                with torch.autocast(kind, torch.float16, enabled=kind == "cuda"):
                     loss = F.mse_loss(unet(scheduler.add_noise(y, noise, t), t).sample.float(), noise)
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
