@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FETCH', 'draw', 'batch_of', 'TrainState', 'learning_rate', 'Training', 'backward', 'fetch_every',
-           'loss_and_gradients', 'fetch_losses', 'Diverged', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'train']
+           'Diverged', 'train_step', 'train']
 
 # %% ../nbs/07_diffusion.ipynb #b4cd2e64
 import hashlib
@@ -159,7 +158,7 @@ def fetch_every(device: torch.device) -> int:
     "Steps between two looks at the losses."
     return FETCH if device.type == "cuda" else 1
 
-def loss_and_gradients(
+def _loss_and_gradients(
     training: Training, model: Denoiser, data: tuple[Tensor, Tensor | None],  # as for `backward`
     drawn: dict[str, Tensor],  # the step's, by `draw`, on the CPU
     config: LoopConfig,
@@ -174,7 +173,7 @@ def loss_and_gradients(
         training.gradients = recorded(work, *there)
     return training.gradients(*there)
 
-def fetch_losses(training: Training, config: LoopConfig):
+def _fetch_losses(training: Training, config: LoopConfig):
     "Bring the losses that wait on the device. Raises Diverged where one is not finite."
     if not training.waiting: return
     for loss in torch.stack(training.waiting).tolist():
@@ -214,7 +213,7 @@ def train_step(
     generator = torch.Generator().manual_seed(derive_seed(config.seed, iteration, "train", step))
     drawn = draw(len(data[0]), model.shape, config, generator, data[1] is not None)
     try:
-        loss = loss_and_gradients(training, model, data, drawn, config)
+        loss = _loss_and_gradients(training, model, data, drawn, config)
         training.optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         training.scaler.unscale_(training.optimizer)
         nn.utils.clip_grad_norm_(weights, config.grad_clip)
@@ -252,7 +251,7 @@ def _tensors(training: Training) -> dict[str, Tensor]:
     return tensors
 
 # %% ../nbs/07_diffusion.ipynb #86c2d50d
-def save_checkpoint(
+def _save_checkpoint(
     path: Path,  # a file
     training: Training,  # what to keep
     fingerprint: str,  # of the training it belongs to
@@ -272,8 +271,8 @@ def save_checkpoint(
     os.replace(part, path)
 
 
-def load_checkpoint(path: Path, training: Training, fingerprint: str):
-    """Put back what `save_checkpoint` wrote. Raises ValueError naming the file where it is broken, or
+def _load_checkpoint(path: Path, training: Training, fingerprint: str):
+    """Put back what `_save_checkpoint` wrote. Raises ValueError naming the file where it is broken, or
     belongs to another training."""
     from safetensors import SafetensorError, safe_open
     try:
@@ -337,7 +336,7 @@ def train(
         None if model.num_classes is None else torch.from_numpy(images.labels).to(device),
     )
     mark = _fingerprint(config, iteration, images) if checkpoint or processes()[1] > 1 else ""
-    if checkpoint and checkpoint.exists(): load_checkpoint(checkpoint, training, mark)
+    if checkpoint and checkpoint.exists(): _load_checkpoint(checkpoint, training, mark)
     agree("training set, config or checkpoint", f"{mark}/{training.done}", device)
     for step in range(1, config.train_steps + 1):
         if step > training.done:
@@ -349,9 +348,9 @@ def train(
                 and (step % config.checkpoint_steps == 0 or step == config.train_steps)
             )
             if keep or step % fetch_every(device) == 0 or step in (1, config.train_steps):
-                fetch_losses(training, config)
+                _fetch_losses(training, config)
             training.seconds += time.perf_counter() - start
-            if keep and is_main(): save_checkpoint(checkpoint, training, mark)
+            if keep and is_main(): _save_checkpoint(checkpoint, training, mark)
         loss = training.losses[min(step, len(training.losses)) - 1]
         yield TrainState(
             step,

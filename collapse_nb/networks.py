@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'PART', 'WeightsFile', 'sha256', 'candidates', 'find_weights', 'download_weights', 'check_archive',
-           'read_arrays', 'stand_in', 'as_rgb', 'image_keys', 'read_part', 'kept', 'embedded']
+           'read_arrays', 'stand_in', 'as_rgb', 'kept', 'embedded']
 
 # %% ../nbs/02a_networks.ipynb #5391e406
 import hashlib
@@ -266,14 +266,14 @@ def as_rgb(
 # %% ../nbs/02a_networks.ipynb #01822e5a
 PART = 4096  # images in one file of the cache: what an interruption loses at most
 
-def image_keys(
+def _image_keys(
     images: Images,
 ) -> list[bytes]:  # 16 bytes each
     "A hash of each image's shape and pixels."
     about = str(images.shape).encode()
     return [hashlib.blake2b(p.tobytes(), digest_size=16, key=about).digest() for p in images.pixels]
 
-def read_part(
+def _read_part(
     path: Path,
     wanted: set[bytes],  # keys of images
 ) -> dict[bytes, np.ndarray]:  # key -> its float32 [d], for those in this file
@@ -302,9 +302,9 @@ def kept(
 ) -> np.ndarray:  # float32 [N, d]
     """The features of `images`: read where they are known, else computed and kept. Each file appears whole
     or not at all."""
-    keys = image_keys(images)
+    keys = _image_keys(images)
     known, first = {}, {}
-    for path in sorted(folder.glob("*.npz")): known |= read_part(path, set(keys))
+    for path in sorted(folder.glob("*.npz")): known |= _read_part(path, set(keys))
     for i, k in enumerate(keys):
         if k not in known: first.setdefault(k, i)
     for start in range(0, len(first), PART):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'ancestral', 'ddim', 'dpm_plus_plus', 'Solver', 'solver', 'evaluations', 'heun', 'draw_labels', 'predict',
-           'network_of', 'sample_batch', 'sample']
+           'sample_batch', 'sample']
 
 # %% ../nbs/08_sampling.ipynb #06d41d07
 import hashlib
@@ -187,7 +187,7 @@ def predict(
     return without + guidance * (told - without)
 
 # %% ../nbs/08_sampling.ipynb #95425a32
-def network_of(
+def _network_of(
     model: Denoiser,  # trained
     guidance: float | None = None,  # scale
     precision: str = "float32",  # of the network's arithmetic
@@ -206,11 +206,11 @@ def sample_batch(
     generators: list[torch.Generator],  # one an image, on the CPU
     labels: Tensor | None = None,  # int64 [B], for a conditional model
     guidance: float | None = None,  # scale
-    network: Callable[..., Tensor] | None = None,  # None: `network_of` the model
+    network: Callable[..., Tensor] | None = None,  # None: `_network_of` the model
 ) -> Tensor:  # float32 [B, C, H, W], around -1..1: before clipping and rounding
     """One batch from noise. With DDPM's scheduler it is what diffusers' DDPMPipeline computes from the
     same generators."""
-    network, told = network or network_of(model, guidance), () if labels is None else (labels,)
+    network, told = network or _network_of(model, guidance), () if labels is None else (labels,)
     # on the CPU, where the solver's own arithmetic is; the network gets a copy
     scheduler.set_timesteps(steps)
     x = (
@@ -317,7 +317,7 @@ def sample(
     )
     model.unet.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     # images in a batch -> the network, recorded for them
-    network, known = network_of(model, guidance, precision), {}
+    network, known = _network_of(model, guidance, precision), {}
     folder = keep and _place(
         keep,
         model,
