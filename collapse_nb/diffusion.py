@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from .config import LoopConfig, derive_seed
 from .data import Images, check_varied
 from .denoiser import Denoiser, count_classes
-from .device import copied, recorded
+from .device import copied, captured_graph
 from .names import Registry
 from .objectives import OBJECTIVES
-from .parallel import add_up, agree, is_main, join, processes, share
+from .parallel import all_reduce, check_equal, is_main, init_processes, processes, rank_slice
 
 # %% ../nbs/07_diffusion.ipynb #04ea8cfa
 def draw(
@@ -134,7 +134,7 @@ def backward(
     format = torch.channels_last if config.channels_last else torch.preserve_format
     training.optimizer.zero_grad()
     total = []
-    for part in torch.arange(len(y))[share(len(y))].tensor_split(config.accumulate_steps):
+    for part in torch.arange(len(y))[rank_slice(len(y))].tensor_split(config.accumulate_steps):
         if not len(part): continue
         i = slice(int(part[0]), int(part[-1]) + 1)
         with torch.autocast(
@@ -148,7 +148,7 @@ def backward(
         training.scaler.scale(loss).backward()
         total.append(loss.detach())
     loss = sum(total)
-    add_up([loss, *(w.grad for w in training.unet.parameters() if w.grad is not None)])
+    all_reduce([loss, *(w.grad for w in training.unet.parameters() if w.grad is not None)])
     return loss
 
 # %% ../nbs/07_diffusion.ipynb #6ea95673
@@ -170,7 +170,7 @@ def _loss_and_gradients(
         return backward(training, model, data, dict(zip(names, there)), config)
     if training.gradients is None:
         work = lambda *tensors: backward(training, model, data, dict(zip(names, tensors)), config)
-        training.gradients = recorded(work, *there)
+        training.gradients = captured_graph(work, *there)
     return training.gradients(*there)
 
 def _fetch_losses(training: Training, config: LoopConfig):
@@ -329,7 +329,7 @@ def train(
     ValueError where memory does not suffice, or the checkpoint is broken or another training's. The
     checkpoint is left for the caller to remove."""
     _check_training_set(model, images, config, iteration)
-    join(config.device)
+    init_processes(config.device)
     training, device = Training.start(model.unet, config), torch.device(config.device)
     data = (
         torch.from_numpy(images.pixels).to(device),
@@ -337,7 +337,7 @@ def train(
     )
     mark = _fingerprint(config, iteration, images) if checkpoint or processes()[1] > 1 else ""
     if checkpoint and checkpoint.exists(): _load_checkpoint(checkpoint, training, mark)
-    agree("training set, config or checkpoint", f"{mark}/{training.done}", device)
+    check_equal("training set, config or checkpoint", f"{mark}/{training.done}", device)
     for step in range(1, config.train_steps + 1):
         if step > training.done:
             start = time.perf_counter()

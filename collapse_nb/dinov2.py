@@ -18,7 +18,7 @@ from torch import nn
 
 from .data import Images
 from .features import SPACES, check_arrays
-from .networks import as_rgb, embedded, find_weights, read_arrays, sha256
+from .networks import as_rgb, embed_cached, find_weights, read_arrays, sha256
 
 # %% ../nbs/02d_dinov2.ipynb #f587daa1
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in 0..1
@@ -85,4 +85,4 @@ def embed_dinov2(
         )
         return torch.cat([model(dinov2_input(b)).cpu() for b in batches]).numpy()
     recipe = f"{sha256(path)}, 224 bicubic, timm {version('timm')}, {torch.device(device).type}"
-    return embedded(images, compute, recipe, "dinov2", cache)
+    return embed_cached(images, compute, recipe, "dinov2", cache)

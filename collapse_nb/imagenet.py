@@ -17,7 +17,7 @@ from torch import nn
 
 from .data import Images
 from .features import SPACES, check_arrays
-from .networks import as_rgb, embedded, find_weights, read_arrays, sha256
+from .networks import as_rgb, embed_cached, find_weights, read_arrays, sha256
 
 # %% ../nbs/02c_imagenet.ipynb #b6d05e12
 def imagenet_input(
@@ -92,4 +92,4 @@ def embed_imagenet(
         maps = (model.forward_features(imagenet_input(b, input_side)) for b in batches)
         return torch.cat([model.forward_head(m, pre_logits=True).cpu() for m in maps]).numpy()
     recipe = f"{sha256(path)}, {input_side} bilinear, timm {version('timm')}, {torch.device(device).type}"
-    return embedded(images, compute, recipe, "imagenet", cache)
+    return embed_cached(images, compute, recipe, "imagenet", cache)

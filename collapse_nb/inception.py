@@ -18,7 +18,7 @@ from torch import nn
 
 from .data import Images
 from .features import SPACES, check_arrays
-from .networks import check_archive, embedded, find_weights, read_arrays, sha256
+from .networks import check_archive, embed_cached, find_weights, read_arrays, sha256
 
 # %% ../nbs/02e_inception.ipynb #0f361035
 MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
@@ -140,4 +140,4 @@ def embed_inception(
         return torch.cat([network(b.to(device)).cpu() for b in batches]).numpy()
     made_by = f"clean-fid {version('clean-fid')}, Pillow {version('pillow')}"
     recipe = f"{digest}, {mode}, {made_by}, {torch.device(device).type}"
-    return embedded(images, compute, recipe, f"inception-{mode}", cache)
+    return embed_cached(images, compute, recipe, f"inception-{mode}", cache)

@@ -27,7 +27,7 @@ from .device import points_on, reproducible
 from .diffusion import Diverged, train
 from .features import embed, torch_threads
 from .metrics import METRICS, distribution, in_each_space, measure, own_metrics
-from .parallel import is_main, join, wait
+from .parallel import is_main, init_processes, barrier
 from .pools import Generation, Run, real_images
 from .pools import choose, first_set, next_pool, real_share, training_set
 from .project import write_whole
@@ -47,7 +47,7 @@ def run_iteration(
     d = training_set(run)
     if is_main():
         path.mkdir(exist_ok=True)
-    wait()
+    barrier()
     with _timed(seconds, "train"):
         model, loss = _fit(run, d, bar)
     with _timed(seconds, "sample"):
@@ -219,7 +219,7 @@ def run_loop(
 ) -> Iterator[Generation]:  # one complete iteration at a time; those on disk come at once
     "Run, or continue, a self-consuming loop. Raises ValueError for bad input, before any training starts."
     _check_machine(config)
-    join(config.device)
+    init_processes(config.device)
     _check_images(config)
     run = Run(config, run_dir(config, out_dir), first_set(config))
     for space in {config.space, *config.spaces} - {"pixel", "classifier"}:
@@ -230,7 +230,7 @@ def run_loop(
     if config.fork_from:
         fork_source(config)
     lock = open_run(config, run.path) if is_main() else None
-    wait()
+    barrier()
     return _iterations(run, lock, progress)
 
 # %% ../nbs/10_loop.ipynb #7ad7c9b6
@@ -248,7 +248,7 @@ def _iterations(run: Run, lock: FileLock | None, progress: bool) -> Iterator[Gen
                 copy_iterations(run)
             if run.folder(1).is_dir():
                 write_metrics(run.path)  # should a kill have come between the last iteration and its row
-        wait()
+        barrier()
         while run.iteration <= config.iterations:
             if run.folder().is_dir():
                 bar.update(config.train_steps)
@@ -266,7 +266,7 @@ def _complete(run: Run, bar: tqdm):
     if is_main():
         os.replace(run.partial, run.folder())
         write_metrics(run.path)
-    wait()
+    barrier()
 
 # %% ../nbs/10_loop.ipynb #b2c4d308
 def remeasure(

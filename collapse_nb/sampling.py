@@ -20,10 +20,10 @@ from torch import Tensor
 from .config import derive_seed
 from .data import Images, from_unit
 from .denoiser import Denoiser, import_diffusers, noise_of_time, preconditioning, time_of_noise
-from .device import copied, recorded
+from .device import copied, captured_graph
 from .diffusion import PRECISIONS
 from .names import Registry
-from .parallel import gather, join, share
+from .parallel import all_gather, init_processes, rank_slice
 from .project import write_whole
 
 # %% ../nbs/08_sampling.ipynb #0f51b37b
@@ -267,7 +267,7 @@ def _recorded(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "The network as a graph for batches of one size, recorded when it is first called."
     graph: list[Callable[..., Tensor]] = []
     def call(*tensors: Tensor) -> Tensor:
-        if not graph: graph.append(recorded(network, *tensors))
+        if not graph: graph.append(captured_graph(network, *tensors))
         return graph[0](*tensors)
     return call
 
@@ -308,7 +308,7 @@ def sample(
     images, in order."""
     labels = _check_request(model, guidance, labels, n, steps=steps, batch_size=batch_size)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
-    join(model.device.type)
+    init_processes(model.device.type)
     scheduler, starts, x, done = (
         SAMPLERS[sampler](model),
         range(0, n, batch_size),
@@ -331,7 +331,7 @@ def sample(
         precision=precision,
         channels_last=channels_last,
     )
-    for i in starts[share(len(starts))]:
+    for i in starts[rank_slice(len(starts))]:
         file, done = folder and folder / f"{i:08d}.npy", done + min(batch_size, n - i)
         if file and file.exists():
             x[i:i + batch_size] = torch.from_numpy(np.load(file))
@@ -346,5 +346,5 @@ def sample(
         if file: write_whole(file, partial(np.save, arr=x[i:i + batch_size].numpy()))
         if tell: tell(done)
     model.unet.to(memory_format=torch.contiguous_format)
-    gather(x, model.device)
+    all_gather(x, model.device)
     return from_unit(x.numpy(), labels=labels, source=source, grid=model.grid, dataset=model.dataset)

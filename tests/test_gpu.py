@@ -101,7 +101,7 @@ def test_a_recorded_step_trains_alike(monkeypatch, change):
     for recorded in (False, True):
         if recorded:
             recording.count = 0
-            monkeypatch.setattr(diffusion, "recorded", recording)
+            monkeypatch.setattr(diffusion, "captured_graph", recording)
             monkeypatch.setattr(diffusion, "fetch_every", lambda device: 5)
         model = Denoiser.fresh(c.network, c.objective, images, 0, 10 if c.conditional else None)
         states = list(train(model, images, c, 1))
@@ -125,7 +125,7 @@ def test_a_recorded_network_samples_alike(monkeypatch, objective, sampler, guida
     model = Denoiser.fresh("unet-16-32", objective, images, 0, guidance and 10)
     about = dict(sampler=sampler, steps=10, seed=0, batch_size=4, guidance=guidance)
     plain, recording.count = sample(model, 10, **about).pixels, 0
-    monkeypatch.setattr(sampling, "recorded", recording)
+    monkeypatch.setattr(sampling, "captured_graph", recording)
     assert (sample(model, 10, **about).pixels == plain).all() and recording.count == 2  # batches of 4, and of 2
 
 
@@ -203,7 +203,7 @@ def test_the_whole_kit_on_a_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("collapse_nb.gpu_checks.CHECKS", chosen)
     gpu.run_kit(tmp_path / "out", "cpu", 20)  # it ends when all is done
     out, said = tmp_path / "out", capsys.readouterr().out
-    assert sorted(f.name for f in out.iterdir()) == sorted(gpu.FILES) and (out / "log.txt").read_text() == said
+    assert sorted(f.name for f in out.iterdir()) == sorted(gpu.RESULT_FILES) and (out / "log.txt").read_text() == said
     assert (rows_of(out, "checks").result == "right").all() and len(rows_of(out, "checks")) == len(chosen)
     assert (rows_of(out, "speed").ours > 0).all() and set(rows_of(out, "speed").what) == {"training", "sampling", "greedy", "nearest"}
     loop, about = rows_of(out, "loop"), json.loads((out / "loop.json").read_text())

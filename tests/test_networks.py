@@ -51,7 +51,7 @@ def inception(tmp_path):
 def as_known(monkeypatch, kind, path, name):
     "Let this file be the real one."
     file = N.WeightsFile(name, path.stat().st_size, N.sha256(path), path.as_uri())
-    monkeypatch.setitem(N.FILES, kind, [file])
+    monkeypatch.setitem(N.WEIGHTS, kind, [file])
     return file
 
 
@@ -74,10 +74,10 @@ def test_the_papers_network_reads_both_published_formats(tmp_path):
     save_file(arrays, tmp_path / "a.safetensors", metadata={"format": "pt"})
     torch.save(arrays | {"mask_token": torch.zeros(1, 384)}, tmp_path / "b.pth")
     for kind, path in enumerate((tmp_path / "a.safetensors", tmp_path / "b.pth")):
-        assert abs(path.stat().st_size - N.FILES["dinov2"][kind].size) < 20_000
+        assert abs(path.stat().st_size - N.WEIGHTS["dinov2"][kind].size) < 20_000
     a, b = (embed(RGB[:2], "dinov2", weights=tmp_path / f, cache=False) for f in ("a.safetensors", "b.pth"))
     assert a.shape == (2, 384) and a.dtype == np.float32 and (a == b).all() and np.abs(a[0] - a[1]).max() > 1e-3
-    file = N.FILES["dinov2"][0]
+    file = N.WEIGHTS["dinov2"][0]
     theirs = timm.create_model("vit_small_patch14_dinov2.lvd142m", pretrained=True, num_classes=0, img_size=224,
                                pretrained_cfg_overlay=dict(file=str(tmp_path / "a.safetensors"))).eval()
     assert file.url.endswith("timm/vit_small_patch14_dinov2.lvd142m/resolve/main/model.safetensors")
@@ -208,7 +208,7 @@ def test_without_the_package_of_weights(monkeypatch, tmp_path):
 
 def test_a_damaged_package_is_noticed(monkeypatch, tmp_path):
     (tmp_path / "package/models").mkdir(parents=True)
-    file = tmp_path / "package/models" / N.FILES["imagenet"][0].name
+    file = tmp_path / "package/models" / N.WEIGHTS["imagenet"][0].name
     file.write_bytes(b"x" * 100)
     monkeypatch.setattr(N, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path / "package")]))
     with pytest.raises(FileNotFoundError, match=f"{file}: 100 bytes"): embed(GREY, "imagenet")
@@ -333,17 +333,17 @@ def test_fetching_weights_checks_them(tmp_path, monkeypatch, inception):
     file = as_known(monkeypatch, "inception", inception, "served.pt")
     path = N.download_weights("inception", tmp_path / "data")
     assert path == tmp_path / "data" / "served.pt" == N.find_weights("inception") and path.read_bytes() == inception.read_bytes()
-    monkeypatch.setitem(N.FILES, "inception", [replace(file, sha256="0" * 64, name="wrong.pt")])
+    monkeypatch.setitem(N.WEIGHTS, "inception", [replace(file, sha256="0" * 64, name="wrong.pt")])
     with pytest.raises(ValueError, match="another SHA-256"): N.download_weights("inception", tmp_path / "data")
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["served.pt"]
     with pytest.raises(ValueError, match="kind = 'clip'.*dinov2"): N.download_weights("clip")
 
 
 def test_published_hashes_are_hashes():
-    files = [f for kind in N.FILES.values() for f in kind]
+    files = [f for kind in N.WEIGHTS.values() for f in kind]
     assert all(len(f.sha256) == 64 and int(f.sha256, 16) and 18e6 < f.size < 100e6 for f in files) and len({f.sha256 for f in files}) == len(files)
-    assert "57934424" in N.FILES["imagenet"][0].name and N.FILES["imagenet"][0].sha256.startswith("57934424")
-    assert "6726825d" in N.FILES["inception_pytorch"][0].name and N.FILES["inception_pytorch"][0].sha256.startswith("6726825d")
+    assert "57934424" in N.WEIGHTS["imagenet"][0].name and N.WEIGHTS["imagenet"][0].sha256.startswith("57934424")
+    assert "6726825d" in N.WEIGHTS["inception_pytorch"][0].name and N.WEIGHTS["inception_pytorch"][0].sha256.startswith("6726825d")
 
 
 # the cache
@@ -401,10 +401,10 @@ def test_an_interruption_keeps_what_is_done(monkeypatch, tmp_path):
         done.append(len(images))
         return images.flat()[:, :5].astype(np.float32)
 
-    with pytest.raises(KeyboardInterrupt): N.kept(RGB, compute, tmp_path / "store")
+    with pytest.raises(KeyboardInterrupt): N.cached_features(RGB, compute, tmp_path / "store")
     assert len(list((tmp_path / "store").iterdir())) == 2
     done.clear()
-    assert (N.kept(RGB, compute, tmp_path / "store") == RGB.flat()[:, :5]).all() and done == [2]
+    assert (N.cached_features(RGB, compute, tmp_path / "store") == RGB.flat()[:, :5]).all() and done == [2]
 
 
 def test_spaces_without_large_networks_write_nothing(tmp_path):
@@ -456,7 +456,7 @@ def test_legacy_pytorch_equals_clean_fids(tmp_path, monkeypatch):
         net = own.InceptionV3(output_blocks=[3], resize_input=False).eval()
     path = tmp_path / "inception.pth"
     torch.save(arrays, path, _use_new_zipfile_serialization=False)
-    assert len(arrays) == 566 and abs(path.stat().st_size - N.FILES["inception_pytorch"][0].size) < 100_000
+    assert len(arrays) == 566 and abs(path.stat().st_size - N.WEIGHTS["inception_pytorch"][0].size) < 100_000
     theirs = get_folder_features(str(folder_of(RGB, tmp_path / "png")), lambda x: net(x / 255)[0].squeeze(-1).squeeze(-1), num_workers=0,
                                  batch_size=3, device=torch.device("cpu"), mode="legacy_pytorch", verbose=False)
     ours = embed(RGB, "inception", weights=path, mode="legacy_pytorch", batch_size=3, cache=False)

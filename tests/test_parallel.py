@@ -15,7 +15,7 @@ from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.denoiser import Denoiser
 from collapse_nb.diffusion import train
-from collapse_nb.parallel import add_up, gather, is_main, join, processes, share, wait
+from collapse_nb.parallel import all_reduce, all_gather, is_main, init_processes, processes, rank_slice, barrier
 from collapse_nb.sampling import sample
 
 # What each process does: train (an odd batch, in parts; from a checkpoint where there is one), sample, write what it has.
@@ -147,13 +147,13 @@ def test_shares_are_a_partition(monkeypatch):
             parts = []
             for rank in range(count):
                 monkeypatch.setenv("RANK", str(rank))
-                parts.append(list(range(n))[share(n)])
+                parts.append(list(range(n))[rank_slice(n)])
             assert sum(parts, []) == list(range(n)) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_one_process_is_left_alone():
     x = torch.arange(3.0)
-    add_up([x]); gather(x, "cpu"); join("cpu"); wait()
+    all_reduce([x]); all_gather(x, "cpu"); init_processes("cpu"); barrier()
     assert processes() == (0, 1) and is_main() and torch.equal(x, torch.arange(3.0)) and not torch.distributed.is_initialized()
     code = "import sys, collapse_nb.sampling, collapse_nb.diffusion; print('accelerate' in sys.modules)"
     environment = os.environ | dict(PYTHONPATH=str(ROOT))
@@ -165,9 +165,9 @@ def test_what_cannot_be_shared_is_refused_before_any_work(monkeypatch):
     c, digits = load_preset("smoke", batch_size=2), load_images("digits", n=8)
     with pytest.raises(ValueError, match="batch_size = 2 with 3 processes"):
         next(train(Denoiser.fresh(c.network, c.objective, digits, seed=1), digits, c, 1))
-    with pytest.raises(ValueError, match="'cuda:1' with 3 processes"): join("cuda:1")
+    with pytest.raises(ValueError, match="'cuda:1' with 3 processes"): init_processes("cuda:1")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ValueError, match="3 processes need accelerate"): join("cpu")
+    with pytest.raises(ValueError, match="3 processes need accelerate"): init_processes("cpu")
 
 
 @pytest.mark.slow
