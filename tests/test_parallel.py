@@ -27,7 +27,7 @@ from collapse_nb.data import load_images
 from collapse_nb.denoiser import Denoiser
 from collapse_nb.diffusion import train
 from collapse_nb import sampling
-from collapse_nb.parallel import processes, wait
+from collapse_nb.parallel import barrier, processes
 
 def work(folder, steps, stop=None):
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def work(folder, steps, stop=None):
     images = sampling.sample(model, 10, sampler="ancestral", steps=4, seed=5, batch_size=3, guidance=2.0)
     sampling.sample_batch = inner
     w = torch.cat([p.detach().flatten() for p in model.unet.parameters()]).numpy()
-    wait()
+    barrier()
     np.savez(folder / f"done-{processes()[0]}.npz", weights=w, losses=losses, pixels=images.pixels, labels=images.labels, made=made)
 
 def differ():
@@ -63,8 +63,8 @@ def left():
     os.write(1, said.encode())  # at once: both processes write to one pipe
 
 atexit.register(left)  # the first registered runs last
-from collapse_nb.parallel import join
-join("cpu")  # before anything has imported diffusers
+from collapse_nb.parallel import init_processes
+init_processes("cpu")  # before anything has imported diffusers
 """
 STEPS = 6
 
