@@ -309,28 +309,14 @@ def sample(
     labels = _check_request(model, guidance, labels, n, steps=steps, batch_size=batch_size)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
     init_processes(model.device.type)
-    scheduler, starts, x, done = (
-        SAMPLERS[sampler](model),
-        range(0, n, batch_size),
-        torch.zeros(n, *model.shape),
-        0,
-    )
+    scheduler, starts = SAMPLERS[sampler](model), range(0, n, batch_size)
+    x, done = torch.zeros(n, *model.shape), 0
     model.unet.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     # images in a batch -> the network, recorded for them
     network, known = _network_of(model, guidance, precision), {}
-    folder = keep and _place(
-        keep,
-        model,
-        n=n,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
-        labels=labels,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        channels_last=channels_last,
-    )
+    request = dict(n=n, sampler=sampler, steps=steps, guidance=guidance, labels=labels, seed=seed,
+                   batch_size=batch_size, precision=precision, channels_last=channels_last)
+    folder = keep and _place(keep, model, **request)
     for i in starts[rank_slice(len(starts))]:
         file, done = folder and folder / f"{i:08d}.npy", done + min(batch_size, n - i)
         if file and file.exists():
