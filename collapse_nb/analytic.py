@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from .config import canonical
 from .data import Images
 from .denoiser import Denoiser, count_classes, noise_of_time, preconditioning
+from .names import canonical
 
 # %% ../nbs/06a_analytic.ipynb #ed3ce994
 class _Exact(nn.Module):

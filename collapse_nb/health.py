@@ -19,7 +19,8 @@ from .copies import duplicate_groups, find_matches
 from .entropy import kl_entropy_per_point
 from .features import SPACES, embed
 from .health_page import WORDS, as_html, distributions, page, tile
-from .metrics import PRDC_K, NearestTraining, near_duplicate_distance
+from .distances import PRDC_K
+from .metrics import NearestTraining, near_duplicate_distance
 from .project import write_whole
 from .sets import Sets, read_sets
 from .verdicts import LABELS, Number, Verdict, cell, far_away, judge

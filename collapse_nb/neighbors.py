@@ -9,7 +9,7 @@ __all__ = ['as_points', 'squared_distances', 'nearest']
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from .blocks import Closest, PointSet, flattened, measured, on_host
+from .blocks import Closest, PointSet, flattened, mean_and_magnitude, on_host
 from .device import full_precision
 
 # %% ../nbs/03_neighbors.ipynb #60424c09
@@ -20,7 +20,7 @@ def as_points(
     "Flattened to [N, d]. Raises ValueError for an empty array, another kind of number, NaN or infinity."
     x = on_host(flattened(points, name))
     if x.dtype.kind == "f":
-        measured(x, name)
+        mean_and_magnitude(x, name)
     return x
 
 # %% ../nbs/03_neighbors.ipynb #4ad50e29

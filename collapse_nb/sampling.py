@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'ancestral', 'ddim', 'dpm_plus_plus', 'Solver', 'solver', 'evaluations', 'heun', 'draw_labels', 'predict',
-           'network_of', 'sample_batch', 'sample']
+           'sample_batch', 'sample']
 
 # %% ../nbs/08_sampling.ipynb #06d41d07
 import hashlib
@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import Registry, derive_seed
+from .config import derive_seed
 from .data import Images, from_unit
 from .denoiser import Denoiser, import_diffusers, noise_of_time, preconditioning, time_of_noise
-from .device import copied, recorded
+from .device import copied, captured_graph
 from .diffusion import PRECISIONS
-from .parallel import gather, join, share
+from .names import Registry
+from .parallel import all_gather, init_processes, rank_slice
 from .project import write_whole
 
 # %% ../nbs/08_sampling.ipynb #0f51b37b
@@ -186,7 +187,7 @@ def predict(
     return without + guidance * (told - without)
 
 # %% ../nbs/08_sampling.ipynb #95425a32
-def network_of(
+def _network_of(
     model: Denoiser,  # trained
     guidance: float | None = None,  # scale
     precision: str = "float32",  # of the network's arithmetic
@@ -205,11 +206,11 @@ def sample_batch(
     generators: list[torch.Generator],  # one an image, on the CPU
     labels: Tensor | None = None,  # int64 [B], for a conditional model
     guidance: float | None = None,  # scale
-    network: Callable[..., Tensor] | None = None,  # None: `network_of` the model
+    network: Callable[..., Tensor] | None = None,  # None: `_network_of` the model
 ) -> Tensor:  # float32 [B, C, H, W], around -1..1: before clipping and rounding
     """One batch from noise. With DDPM's scheduler it is what diffusers' DDPMPipeline computes from the
     same generators."""
-    network, told = network or network_of(model, guidance), () if labels is None else (labels,)
+    network, told = network or _network_of(model, guidance), () if labels is None else (labels,)
     # on the CPU, where the solver's own arithmetic is; the network gets a copy
     scheduler.set_timesteps(steps)
     x = (
@@ -266,7 +267,7 @@ def _recorded(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "The network as a graph for batches of one size, recorded when it is first called."
     graph: list[Callable[..., Tensor]] = []
     def call(*tensors: Tensor) -> Tensor:
-        if not graph: graph.append(recorded(network, *tensors))
+        if not graph: graph.append(captured_graph(network, *tensors))
         return graph[0](*tensors)
     return call
 
@@ -307,30 +308,16 @@ def sample(
     images, in order."""
     labels = _check_request(model, guidance, labels, n, steps=steps, batch_size=batch_size)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
-    join(model.device.type)
-    scheduler, starts, x, done = (
-        SAMPLERS[sampler](model),
-        range(0, n, batch_size),
-        torch.zeros(n, *model.shape),
-        0,
-    )
+    init_processes(model.device.type)
+    scheduler, starts = SAMPLERS[sampler](model), range(0, n, batch_size)
+    x, done = torch.zeros(n, *model.shape), 0
     model.unet.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     # images in a batch -> the network, recorded for them
-    network, known = network_of(model, guidance, precision), {}
-    folder = keep and _place(
-        keep,
-        model,
-        n=n,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
-        labels=labels,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        channels_last=channels_last,
-    )
-    for i in starts[share(len(starts))]:
+    network, known = _network_of(model, guidance, precision), {}
+    request = dict(n=n, sampler=sampler, steps=steps, guidance=guidance, labels=labels, seed=seed,
+                   batch_size=batch_size, precision=precision, channels_last=channels_last)
+    folder = keep and _place(keep, model, **request)
+    for i in starts[rank_slice(len(starts))]:
         file, done = folder and folder / f"{i:08d}.npy", done + min(batch_size, n - i)
         if file and file.exists():
             x[i:i + batch_size] = torch.from_numpy(np.load(file))
@@ -345,5 +332,5 @@ def sample(
         if file: write_whole(file, partial(np.save, arr=x[i:i + batch_size].numpy()))
         if tell: tell(done)
     model.unet.to(memory_format=torch.contiguous_format)
-    gather(x, model.device)
+    all_gather(x, model.device)
     return from_unit(x.numpy(), labels=labels, source=source, grid=model.grid, dataset=model.dataset)

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from .blocks import Closest, PointSet
-from .config import Registry
 from .device import full_precision
 from .entropy import zero_floor
 from .exchange import Exchange, climb
 from .farthest import Chosen, decaying_threshold, farthest_first
+from .names import Registry
 from .neighbors import as_points, nearest
 
 # %% ../nbs/05_selection.ipynb #19957db5

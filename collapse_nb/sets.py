@@ -17,7 +17,7 @@ import torch
 from .data import Images, area_resize, check_varied, load_images, same_images
 from .folders import channels_first, grid_of, images_in, is_array, locate
 from .folders import pixels_of, plain_arrays, read_pictures, sort_files, sort_out
-from .metrics import PRDC_K, same_kind
+from .distances import PRDC_K, same_kind
 from .project import path_of
 
 # %% ../nbs/09a_sets.ipynb #b7197122

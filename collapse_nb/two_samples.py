@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from .config import derive_seed
-from .metrics import frechet_distance, kernel_distance, same_kind
+from .distances import frechet_distance, kernel_distance, same_kind
 from .neighbors import as_points, nearest
 
 # %% ../nbs/09d_two_samples.ipynb #24624605

@@ -15,8 +15,8 @@ import numpy as np
 from .config import derive_seed
 from .data import Images
 from .entropy import count_copies, kl_entropy
-from .metrics import PRDC_K, NearestTraining, bootstrap, distance_to_train
-from .metrics import frechet_distance, prdc, vendi_score
+from .metrics import NearestTraining, bootstrap, distance_to_train
+from .distances import PRDC_K, frechet_distance, prdc, vendi_score
 from .neighbors import nearest
 from .two_samples import TWO_SAMPLES
 

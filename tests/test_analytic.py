@@ -7,9 +7,9 @@ import torch
 from collapse_nb.analytic import EmpiricalDenoiser, GaussianDenoiser
 from collapse_nb.data import Images, load_images
 from collapse_nb.denoiser import linear_alpha_bar, noise_of_time, preconditioning, time_of_noise
-from collapse_nb.diffusion import OBJECTIVES
 from collapse_nb.entropy import kl_entropy
 from collapse_nb.metrics import generalization_score, memorized_fraction
+from collapse_nb.objectives import OBJECTIVES
 from collapse_nb.sampling import SAMPLERS, draw_labels, predict, sample, sample_batch
 
 BOTH = pytest.mark.parametrize("objective", ["ddpm", "edm"])
@@ -86,7 +86,9 @@ def test_the_interface_returns_what_the_objective_asks_for(points, objective):
     "No other output has a smaller loss than the exact one; both objectives ask for the same clean image."
     y = torch.from_numpy(points.unit())[torch.randint(6, (3000,), generator=torch.Generator().manual_seed(0))]
     model = EmpiricalDenoiser(points, objective)
-    x, t, target = OBJECTIVES[objective](y, model.sigma_data, torch.Generator().manual_seed(1))
+    generator, asked = torch.Generator().manual_seed(1), OBJECTIVES[objective]
+    levels, noise = asked.levels(len(y), generator), torch.randn(y.shape, generator=generator)
+    x, t, target = asked.question(y, noise, levels, model.sigma_data)
     out = model.unet(x, t).sample
     other = GaussianDenoiser(points, objective).unet(x, t).sample
     losses = [torch.nn.functional.mse_loss(o, target).item() for o in (0.9 * out, out, 1.1 * out, other)]

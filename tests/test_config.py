@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from collapse_nb import config as C
+from collapse_nb import config as C, names
 from collapse_nb import project as P
 
 DEMO = "19c66521"  # the digest of preset demo: a new one means that every recorded run has to be run again
@@ -193,18 +194,19 @@ def test_config_needs_no_torch_and_imports_quickly():
 
 
 def test_every_name_has_a_function():
-    from collapse_nb import data, denoiser, diffusion, features, networks, pools, sampling, selection
+    from collapse_nb import data, denoiser, diffusion, features, pools, sampling, selection
+    modules = [importlib.import_module(m) for provided in names.PROVIDERS.values() for m in provided.values()]
     tables = [selection.STRATEGIES, pools.PARADIGMS, data.DATASETS, features.SPACES, denoiser.NETWORKS, diffusion.OBJECTIVES,
               diffusion.PRECISIONS, sampling.SAMPLERS]
-    assert networks.SPACES is features.SPACES
-    assert {t.kind: sorted(t) for t in tables} == {k: sorted(v) for k, v in C.NAMES.items()}
+    assert all(getattr(m, "SPACES", features.SPACES) is features.SPACES for m in modules)
+    assert {t.kind: sorted(t) for t in tables} == {k: sorted(v) for k, v in names.NAMES.items()}
 
 
 def test_a_large_network_is_imported_when_its_space_is_asked_for():
     code = ("import sys; from collapse_nb.features import SPACES as s; "
-            "print('collapse_nb.networks' in sys.modules, s['dinov2'].__name__, 'inception' in s)")
+            "print('collapse_nb.dinov2' in sys.modules, s['dinov2'].__name__, 'collapse_nb.inception' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["False", "embed_dinov2", "True"]
+    assert out.split() == ["False", "embed_dinov2", "False"]
 
 
 def test_the_root_is_found_from_anywhere(root, tmp_path, monkeypatch):

@@ -10,14 +10,17 @@ from collapse_nb import sampling
 from collapse_nb.config import load_preset
 from collapse_nb.data import Images, load_images
 from collapse_nb.denoiser import Denoiser, build_unet
-from collapse_nb.diffusion import OBJECTIVES, TrainState, learning_rate, train
+from collapse_nb.diffusion import TrainState, learning_rate, train
+from collapse_nb.objectives import edm_levels, edm_question
 from collapse_nb.sampling import SAMPLERS, sample, sample_batch
 
 STD = 0.25
 
 def test_edm_target_and_input_have_unit_variance():
     y = torch.randn(4000, 1, 4, 4) * STD
-    x, _, target = OBJECTIVES["edm"](y, STD, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    levels, noise = edm_levels(len(y), generator), torch.randn(y.shape, generator=generator)
+    x, _, target = edm_question(y, noise, levels, STD)
     assert x.std().item() == pytest.approx(1, abs=0.03) and target.std().item() == pytest.approx(1, abs=0.03)
 
 

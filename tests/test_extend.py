@@ -39,10 +39,11 @@ generations = list(run_loop(config, path, progress=False))
 assert generations[1].metrics["reach[pixel]"] > 0
 
 from collapse_nb.loop import remeasure
-from collapse_nb.metrics import metric
+from collapse_nb.metrics import METRICS, metric
 from collapse_nb.records import records
 assert remeasure(path) == []
-metric("later", of="D_n")(lambda train, **sets: len(train))
+metric("later", of="D_n", title="size of $D_n$", unit="images", direction="higher")(lambda train, **sets: len(train))
+assert METRICS["later"].title == "size of $D_n$ (images)" and METRICS["reach"].direction == "lower"
 before = records(path)
 assert remeasure(path) == ["later"]
 after = records(path)

@@ -8,9 +8,10 @@ import torch
 
 from collapse_nb.data import Images, load_images
 from collapse_nb.features import embed
-from collapse_nb.fid import export_images, export_npz, fid, kernel_distance, kid
+from collapse_nb.fid import export_images, export_npz, fid, subset_kernel_distance, kid
 from collapse_nb.metrics import frechet_distance
-from collapse_nb.networks import load_inception, stand_in
+from collapse_nb.inception import load_inception
+from collapse_nb.networks import stand_in
 
 cleanfid = pytest.importorskip("cleanfid.fid")
 A, B = load_images("digits", n=40), load_images("digits", split="heldout")[:30]
@@ -106,7 +107,7 @@ def test_torch_fidelity_on_shared_features():
     theirs = f.fid_statistics_to_metric(*(f.fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)), verbose=False)
     assert frechet_distance(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     theirs = k.kid_features_to_metric(torch.from_numpy(a), torch.from_numpy(b), kid_subsets=1, kid_subset_size=300, verbose=False)
-    assert kernel_distance(a, b, subsets=1, subset_size=300) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    assert subset_kernel_distance(a, b, subsets=1, subset_size=300) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
 
 
 @pytest.mark.parametrize("images", [A[:9], Images(np.random.default_rng(0).integers(0, 256, (9, 3, 5, 7), dtype=np.uint8))], ids=["grey", "rgb"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from collapse_nb import blocks, diffusion, gpu, sampling
+from collapse_nb import blocks, diffusion, gpu, gpu_loop, sampling
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.denoiser import Denoiser
@@ -101,7 +101,7 @@ def test_a_recorded_step_trains_alike(monkeypatch, change):
     for recorded in (False, True):
         if recorded:
             recording.count = 0
-            monkeypatch.setattr(diffusion, "recorded", recording)
+            monkeypatch.setattr(diffusion, "captured_graph", recording)
             monkeypatch.setattr(diffusion, "fetch_every", lambda device: 5)
         model = Denoiser.fresh(c.network, c.objective, images, 0, 10 if c.conditional else None)
         states = list(train(model, images, c, 1))
@@ -125,7 +125,7 @@ def test_a_recorded_network_samples_alike(monkeypatch, objective, sampler, guida
     model = Denoiser.fresh("unet-16-32", objective, images, 0, guidance and 10)
     about = dict(sampler=sampler, steps=10, seed=0, batch_size=4, guidance=guidance)
     plain, recording.count = sample(model, 10, **about).pixels, 0
-    monkeypatch.setattr(sampling, "recorded", recording)
+    monkeypatch.setattr(sampling, "captured_graph", recording)
     assert (sample(model, 10, **about).pixels == plain).all() and recording.count == 2  # batches of 4, and of 2
 
 
@@ -186,8 +186,8 @@ def test_the_kit_needs_no_notebook_and_no_plotting_package():
 
 
 TINY = dataclasses.replace(
-    gpu.CPU, sizes=(16,), dose=48, compared=(("unet-16-32", (1, 8, 8), 64),), steps=12, points=(256, 8), iterations=3,
-    change=gpu.CPU.change | dict(warmup_steps=2, sample_steps=4, eval_samples=20))
+    gpu_loop.CPU, sizes=(16,), dose=48, compared=(("unet-16-32", (1, 8, 8), 64),), steps=12, points=(256, 8), iterations=3,
+    change=gpu_loop.CPU.change | dict(warmup_steps=2, sample_steps=4, eval_samples=20))
 
 
 def rows_of(folder, name):
@@ -198,12 +198,12 @@ def rows_of(folder, name):
 def test_the_whole_kit_on_a_cpu(tmp_path, monkeypatch, capsys):
     "All four steps write their files; the loop's are records as any study's."
     monkeypatch.setattr(gpu, "CPU", TINY)
-    monkeypatch.setattr(gpu, "NOVELTY", (0, 9))  # so few steps have no regime
+    monkeypatch.setattr(gpu_loop, "NOVELTY", (0, 9))  # so few steps have no regime
     chosen = {n: f for n, f in CHECKS.items() if n.startswith(("neighbours", "greedy", "training twice"))}
     monkeypatch.setattr("collapse_nb.gpu_checks.CHECKS", chosen)
     gpu.run_kit(tmp_path / "out", "cpu", 20)  # it ends when all is done
     out, said = tmp_path / "out", capsys.readouterr().out
-    assert sorted(f.name for f in out.iterdir()) == sorted(gpu.FILES) and (out / "log.txt").read_text() == said
+    assert sorted(f.name for f in out.iterdir()) == sorted(gpu.RESULT_FILES) and (out / "log.txt").read_text() == said
     assert (rows_of(out, "checks").result == "right").all() and len(rows_of(out, "checks")) == len(chosen)
     assert (rows_of(out, "speed").ours > 0).all() and set(rows_of(out, "speed").what) == {"training", "sampling", "greedy", "nearest"}
     loop, about = rows_of(out, "loop"), json.loads((out / "loop.json").read_text())
@@ -218,7 +218,7 @@ def test_the_whole_kit_on_a_cpu(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def kit(tmp_path):
     (tmp_path / "out").mkdir(); (tmp_path / "work" / "runs").mkdir(parents=True)
-    made = gpu.Kit("cpu", tmp_path / "out", tmp_path / "work", time.monotonic() + 1200, TINY)
+    made = gpu_loop.Kit("cpu", tmp_path / "out", tmp_path / "work", time.monotonic() + 1200, TINY)
     made.data, _ = gpu.prepare_data(None, made.work)
     made.speeds["unet-16-32", 8] = dict(training=1000.0, sampling=1000.0)
     return made
@@ -226,25 +226,25 @@ def kit(tmp_path):
 
 @pytest.mark.slow
 def test_a_novelty_outside_the_regime_asks_for_another_dose_and_time_stops_the_runs(kit, monkeypatch):
-    configs = gpu.loop_configs(kit, "unet-16-32", 16, 48)
-    monkeypatch.setattr(gpu, "NOVELTY", (9, 10))
-    assert gpu.follow_loop(kit, configs, kit.ends, 0.1, True) == "again"
-    assert gpu.follow_loop(kit, configs, time.monotonic(), 0.1, True) == "time"
+    configs = gpu_loop.loop_configs(kit, "unet-16-32", 16, 48)
+    monkeypatch.setattr(gpu_loop, "NOVELTY", (9, 10))
+    assert gpu_loop.follow_loop(kit, configs, kit.ends, 0.1, True) == "again"
+    assert gpu_loop.follow_loop(kit, configs, time.monotonic(), 0.1, True) == "time"
     assert not list(kit.out.glob("*.part")) and len(rows_of(kit.out, "loop").iteration.unique()) >= 1
 
 
 def test_the_plan_takes_the_best_that_fits(kit):
-    kit.scale = dataclasses.replace(gpu.GPU, preset="demo", change=dict(device="cpu"))
+    kit.scale = dataclasses.replace(gpu_loop.GPU, preset="demo", change=dict(device="cpu"))
     kit.speeds = {("UNet48", 32): dict(training=20_000.0, sampling=40_000.0), ("UNet32", 32): dict(training=50_000.0, sampling=90_000.0),
                   ("unet-16-32-64", 16): dict(training=90_000.0, sampling=200_000.0)}
-    plans = [gpu.choose_plan(kit, s) for s in (3600, 500, 250, 120, 5)]
+    plans = [gpu_loop.choose_plan(kit, s) for s in (3600, 500, 250, 120, 5)]
     assert plans[0] == ("UNet48", 1024) and plans[-1] is None
-    order = [(n, m) for n in gpu.GPU.shapes for m in gpu.GPU.sizes]
+    order = [(n, m) for n in gpu_loop.GPU.shapes for m in gpu_loop.GPU.sizes]
     assert [order.index(p) for p in plans[:-1]] == sorted(order.index(p) for p in plans[:-1])
-    assert [gpu.other_dose(v) for v in (0.1, 0.3, 0.55, 0.8, 1.2, float("nan"))] == [0.5, 1, 1, 1, 2, 1]
+    assert [gpu_loop.other_dose(v) for v in (0.1, 0.3, 0.55, 0.8, 1.2, float("nan"))] == [0.5, 1, 1, 1, 2, 1]
 
 
 def test_a_run_that_fails_is_told(kit):
-    configs = [dataclasses.replace(c, dataset="npz:gone.npz") for c in gpu.loop_configs(kit, "unet-16-32", 16, 48)]
-    gpu.follow_loop(kit, configs, kit.ends, 0.1, False)
+    configs = [dataclasses.replace(c, dataset="npz:gone.npz") for c in gpu_loop.loop_configs(kit, "unet-16-32", 16, 48)]
+    gpu_loop.follow_loop(kit, configs, kit.ends, 0.1, False)
     assert "gone.npz" in (kit.work / "runs" / f"{configs[0].name}.log").read_text()

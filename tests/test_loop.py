@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from collapse_nb import diffusion, loop
+from collapse_nb import diffusion, loop, objectives
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.loop import run_loop
@@ -127,12 +127,12 @@ def sabotaged(monkeypatch):
     "An objective whose targets are spoiled in chosen trainings of six steps, counted from 1 over the whole run; returns calls, {training: factor}."
     calls, spoiled = [], {}
     def question(*about):
-        x, t, target = diffusion.edm_question(*about)
+        x, t, target = objectives.edm_question(*about)
         calls.append(1)
         factor = spoiled.get((len(calls) - 1) // 6 + 1, 1)
         if isinstance(factor, BaseException) and len(calls) % 6 == 4: raise factor
         return x, t, target * (1 if isinstance(factor, BaseException) else factor)
-    monkeypatch.setitem(diffusion.OBJECTIVES, "edm", diffusion.Objective(diffusion.edm_levels, question))
+    monkeypatch.setitem(diffusion.OBJECTIVES, "edm", objectives.Objective(objectives.edm_levels, question))
     return calls, spoiled
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from collapse_nb import networks as N
+from collapse_nb import dinov2 as D, imagenet as E, inception as I, networks as N
 from collapse_nb.config import load_preset
 from collapse_nb.data import Images, load_images
 from collapse_nb.features import SmallClassifier, embed, load_classifier, read_classifier, train_classifier
@@ -51,7 +51,7 @@ def inception(tmp_path):
 def as_known(monkeypatch, kind, path, name):
     "Let this file be the real one."
     file = N.WeightsFile(name, path.stat().st_size, N.sha256(path), path.as_uri())
-    monkeypatch.setitem(N.FILES, kind, [file])
+    monkeypatch.setitem(N.WEIGHTS, kind, [file])
     return file
 
 
@@ -74,31 +74,31 @@ def test_the_papers_network_reads_both_published_formats(tmp_path):
     save_file(arrays, tmp_path / "a.safetensors", metadata={"format": "pt"})
     torch.save(arrays | {"mask_token": torch.zeros(1, 384)}, tmp_path / "b.pth")
     for kind, path in enumerate((tmp_path / "a.safetensors", tmp_path / "b.pth")):
-        assert abs(path.stat().st_size - N.FILES["dinov2"][kind].size) < 20_000
+        assert abs(path.stat().st_size - N.WEIGHTS["dinov2"][kind].size) < 20_000
     a, b = (embed(RGB[:2], "dinov2", weights=tmp_path / f, cache=False) for f in ("a.safetensors", "b.pth"))
     assert a.shape == (2, 384) and a.dtype == np.float32 and (a == b).all() and np.abs(a[0] - a[1]).max() > 1e-3
-    file = N.FILES["dinov2"][0]
+    file = N.WEIGHTS["dinov2"][0]
     theirs = timm.create_model("vit_small_patch14_dinov2.lvd142m", pretrained=True, num_classes=0, img_size=224,
                                pretrained_cfg_overlay=dict(file=str(tmp_path / "a.safetensors"))).eval()
     assert file.url.endswith("timm/vit_small_patch14_dinov2.lvd142m/resolve/main/model.safetensors")
     with torch.inference_mode():
-        assert (theirs(N.dinov2_input(torch.from_numpy(RGB.pixels[:2]))).numpy() == a).all()  # timm's own way to load a local file
+        assert (theirs(D.dinov2_input(torch.from_numpy(RGB.pixels[:2]))).numpy() == a).all()  # timm's own way to load a local file
 
 
 def test_dinov2_sees_what_pillow_resizes_and_torchvision_normalises():
     transforms = pytest.importorskip("torchvision.transforms")
     see = transforms.Compose([transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC), transforms.ToTensor(),
-                              transforms.Normalize(N.MEAN, N.STD)])
+                              transforms.Normalize(D.MEAN, D.STD)])
     for images in (RGB, GREY):
-        ours = N.dinov2_input(torch.from_numpy(images.pixels))
+        ours = D.dinov2_input(torch.from_numpy(images.pixels))
         theirs = torch.stack([see(Image.fromarray(p[0] if len(p) == 1 else p.transpose(1, 2, 0)).convert("RGB")) for p in images.pixels])
-        grey_levels = ((ours - theirs).abs() * torch.tensor(N.STD)[:, None, None] * 255)
+        grey_levels = ((ours - theirs).abs() * torch.tensor(D.STD)[:, None, None] * 255)
         assert ours.shape == (6, 3, 224, 224) and grey_levels.max() < 2.01 and (grey_levels > 0.5).float().mean() < 0.01
 
 
 def test_the_class_token_is_the_feature(dinov2):
-    model = N.load_dinov2(dinov2)
-    x = N.dinov2_input(torch.from_numpy(RGB.pixels))
+    model = D.load_dinov2(dinov2)
+    x = D.dinov2_input(torch.from_numpy(RGB.pixels))
     with torch.inference_mode(): token = model.forward_features(x)[:, 0].numpy()
     z = embed(RGB, "dinov2", weights=dinov2, cache=False)
     assert (z == token).all() and z.std(0).mean() > 0.01
@@ -140,28 +140,28 @@ def test_imagenet_features_are_those_of_the_checked_run(lite0, images, norm, val
 def test_the_network_knows_what_it_sees(lite0):
     from timm.data import ImageNetInfo
     def top3(number, side):
-        logits = N.load_imagenet()(N.imagenet_input(torch.from_numpy(photo(number).pixels), side))
+        logits = E.load_imagenet()(E.imagenet_input(torch.from_numpy(photo(number).pixels), side))
         return [ImageNetInfo().index_to_description(int(i)).split(",")[0] for i in logits[0].topk(3).indices]
     assert top3(0, 64)[0] == "stupa" and {"bell cote", "lakeside"} < set(top3(0, 224)) and top3(1, 224)[0] == "daisy"
 
 
 def test_imagenet_pools_what_its_classifier_reads(lite0):
-    model = N.load_imagenet()
+    model = E.load_imagenet()
     for images, side in ((RGB, 96), (GREY, 64), (Images(RGB.pixels[..., :20]), 64)):
-        x = N.imagenet_input(torch.from_numpy(images.pixels), side)
+        x = E.imagenet_input(torch.from_numpy(images.pixels), side)
         z = embed(images, "imagenet", input_side=side, cache=False)
         assert x.shape == (6, 3, side, side) and x.dtype == torch.float32 and -127 / 128 <= x.min() and x.max() <= 1
         torch.testing.assert_close(model.classifier(torch.from_numpy(z)), model(x))
     order = [3, 0, 5, 1, 2, 4]
     parts = embed(GREY[order], "imagenet", batch_size=4, cache=False)
     np.testing.assert_allclose(parts, embed(GREY, "imagenet", cache=False)[order], rtol=1e-4, atol=1e-5)
-    white, middle = (N.imagenet_input(torch.full((1, 1, 8, 8), v, dtype=torch.uint8), 64) for v in (255, 127))
+    white, middle = (E.imagenet_input(torch.full((1, 1, 8, 8), v, dtype=torch.uint8), 64) for v in (255, 127))
     assert (white == 1).all() and (middle == 0).all()
 
 
 def test_imagenet_gives_float32_whatever_the_default(lite0):
     expected = embed(GREY, "imagenet", cache=False)
-    N._load_imagenet.cache_clear()
+    E._load_imagenet.cache_clear()
     torch.set_default_dtype(torch.float64)
     try: z = embed(GREY, "imagenet", cache=False)
     finally: torch.set_default_dtype(torch.float32)
@@ -170,7 +170,7 @@ def test_imagenet_gives_float32_whatever_the_default(lite0):
 
 def test_imagenet_goes_through_the_cache(lite0, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(N, "imagenet_input", lambda x, side, own=N.imagenet_input: (seen.append(len(x)), own(x, side))[1])
+    monkeypatch.setattr(E, "imagenet_input", lambda x, side, own=E.imagenet_input: (seen.append(len(x)), own(x, side))[1])
     z = embed(GREY, "imagenet")
     assert (embed(GREY[::-1], "imagenet") == z[::-1]).all() and seen == [6]
     assert not (embed(GREY, "imagenet", input_side=32) == z).all() and seen == [6, 6]
@@ -179,7 +179,7 @@ def test_imagenet_goes_through_the_cache(lite0, tmp_path, monkeypatch):
 
 def test_imagenet_weights_by_path(lite0, tmp_path):
     expected, arrays = embed(GREY, "imagenet", cache=False), N.read_arrays(lite0)[0]
-    save_file(N.load_imagenet().state_dict(), tmp_path / "timm.safetensors")  # timm's names, in another order
+    save_file(E.load_imagenet().state_dict(), tmp_path / "timm.safetensors")  # timm's names, in another order
     torch.save(arrays, tmp_path / "zip.pth")
     for path in (lite0, str(lite0), tmp_path / "timm.safetensors", tmp_path / "zip.pth"):
         assert (embed(GREY, "imagenet", weights=path, cache=False) == expected).all()
@@ -208,7 +208,7 @@ def test_without_the_package_of_weights(monkeypatch, tmp_path):
 
 def test_a_damaged_package_is_noticed(monkeypatch, tmp_path):
     (tmp_path / "package/models").mkdir(parents=True)
-    file = tmp_path / "package/models" / N.FILES["imagenet"][0].name
+    file = tmp_path / "package/models" / N.WEIGHTS["imagenet"][0].name
     file.write_bytes(b"x" * 100)
     monkeypatch.setattr(N, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path / "package")]))
     with pytest.raises(FileNotFoundError, match=f"{file}: 100 bytes"): embed(GREY, "imagenet")
@@ -216,7 +216,7 @@ def test_a_damaged_package_is_noticed(monkeypatch, tmp_path):
 
 def test_imagenet_without_timm(monkeypatch, lite0):
     monkeypatch.setitem(sys.modules, "timm", None)
-    N._load_imagenet.cache_clear()
+    E._load_imagenet.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'collapse-nb\[imagenet\]'"): embed(GREY, "imagenet")
 
 
@@ -333,17 +333,17 @@ def test_fetching_weights_checks_them(tmp_path, monkeypatch, inception):
     file = as_known(monkeypatch, "inception", inception, "served.pt")
     path = N.download_weights("inception", tmp_path / "data")
     assert path == tmp_path / "data" / "served.pt" == N.find_weights("inception") and path.read_bytes() == inception.read_bytes()
-    monkeypatch.setitem(N.FILES, "inception", [replace(file, sha256="0" * 64, name="wrong.pt")])
+    monkeypatch.setitem(N.WEIGHTS, "inception", [replace(file, sha256="0" * 64, name="wrong.pt")])
     with pytest.raises(ValueError, match="another SHA-256"): N.download_weights("inception", tmp_path / "data")
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["served.pt"]
     with pytest.raises(ValueError, match="kind = 'clip'.*dinov2"): N.download_weights("clip")
 
 
 def test_published_hashes_are_hashes():
-    files = [f for kind in N.FILES.values() for f in kind]
+    files = [f for kind in N.WEIGHTS.values() for f in kind]
     assert all(len(f.sha256) == 64 and int(f.sha256, 16) and 18e6 < f.size < 100e6 for f in files) and len({f.sha256 for f in files}) == len(files)
-    assert "57934424" in N.FILES["imagenet"][0].name and N.FILES["imagenet"][0].sha256.startswith("57934424")
-    assert "6726825d" in N.FILES["inception_pytorch"][0].name and N.FILES["inception_pytorch"][0].sha256.startswith("6726825d")
+    assert "57934424" in N.WEIGHTS["imagenet"][0].name and N.WEIGHTS["imagenet"][0].sha256.startswith("57934424")
+    assert "6726825d" in N.WEIGHTS["inception_pytorch"][0].name and N.WEIGHTS["inception_pytorch"][0].sha256.startswith("6726825d")
 
 
 # the cache
@@ -351,7 +351,7 @@ def test_published_hashes_are_hashes():
 
 def counted(monkeypatch):
     seen = []
-    monkeypatch.setattr(N, "dinov2_input", lambda x, own=N.dinov2_input: (seen.append(len(x)), own(x))[1])
+    monkeypatch.setattr(D, "dinov2_input", lambda x, own=D.dinov2_input: (seen.append(len(x)), own(x))[1])
     return seen
 
 
@@ -401,10 +401,10 @@ def test_an_interruption_keeps_what_is_done(monkeypatch, tmp_path):
         done.append(len(images))
         return images.flat()[:, :5].astype(np.float32)
 
-    with pytest.raises(KeyboardInterrupt): N.kept(RGB, compute, tmp_path / "store")
+    with pytest.raises(KeyboardInterrupt): N.cached_features(RGB, compute, tmp_path / "store")
     assert len(list((tmp_path / "store").iterdir())) == 2
     done.clear()
-    assert (N.kept(RGB, compute, tmp_path / "store") == RGB.flat()[:, :5]).all() and done == [2]
+    assert (N.cached_features(RGB, compute, tmp_path / "store") == RGB.flat()[:, :5]).all() and done == [2]
 
 
 def test_spaces_without_large_networks_write_nothing(tmp_path):
@@ -456,7 +456,7 @@ def test_legacy_pytorch_equals_clean_fids(tmp_path, monkeypatch):
         net = own.InceptionV3(output_blocks=[3], resize_input=False).eval()
     path = tmp_path / "inception.pth"
     torch.save(arrays, path, _use_new_zipfile_serialization=False)
-    assert len(arrays) == 566 and abs(path.stat().st_size - N.FILES["inception_pytorch"][0].size) < 100_000
+    assert len(arrays) == 566 and abs(path.stat().st_size - N.WEIGHTS["inception_pytorch"][0].size) < 100_000
     theirs = get_folder_features(str(folder_of(RGB, tmp_path / "png")), lambda x: net(x / 255)[0].squeeze(-1).squeeze(-1), num_workers=0,
                                  batch_size=3, device=torch.device("cpu"), mode="legacy_pytorch", verbose=False)
     ours = embed(RGB, "inception", weights=path, mode="legacy_pytorch", batch_size=3, cache=False)
@@ -465,9 +465,9 @@ def test_legacy_pytorch_equals_clean_fids(tmp_path, monkeypatch):
 
 def test_warnings_are_left_as_they_were(inception):
     "clean-fid's legacy_pytorch resizing silences every warning of the process."
-    N.resizer.cache_clear()
+    I.resizer.cache_clear()
     before = list(warnings.filters)
-    N.resizer("legacy_pytorch")
+    I.resizer("legacy_pytorch")
     assert warnings.filters == before
 
 
@@ -517,7 +517,7 @@ def test_embed_refuses(bad, words):
 
 def test_without_the_extra(monkeypatch, dinov2):
     monkeypatch.setitem(sys.modules, "timm", None)
-    N._load_dinov2.cache_clear()
+    D._load_dinov2.cache_clear()
     with pytest.raises(ImportError, match=r"collapse-nb\[dinov2\]"): embed(GREY, "dinov2", weights=dinov2)
 
 

@@ -15,7 +15,7 @@ from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
 from collapse_nb.denoiser import Denoiser
 from collapse_nb.diffusion import train
-from collapse_nb.parallel import add_up, gather, is_main, join, processes, share, wait
+from collapse_nb.parallel import all_reduce, all_gather, is_main, init_processes, processes, rank_slice, barrier
 from collapse_nb.sampling import sample
 
 # What each process does: train (an odd batch, in parts; from a checkpoint where there is one), sample, write what it has.
@@ -27,7 +27,7 @@ from collapse_nb.data import load_images
 from collapse_nb.denoiser import Denoiser
 from collapse_nb.diffusion import train
 from collapse_nb import sampling
-from collapse_nb.parallel import processes, wait
+from collapse_nb.parallel import barrier, processes
 
 def work(folder, steps, stop=None):
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def work(folder, steps, stop=None):
     images = sampling.sample(model, 10, sampler="ancestral", steps=4, seed=5, batch_size=3, guidance=2.0)
     sampling.sample_batch = inner
     w = torch.cat([p.detach().flatten() for p in model.unet.parameters()]).numpy()
-    wait()
+    barrier()
     np.savez(folder / f"done-{processes()[0]}.npz", weights=w, losses=losses, pixels=images.pixels, labels=images.labels, made=made)
 
 def differ():
@@ -63,8 +63,8 @@ def left():
     os.write(1, said.encode())  # at once: both processes write to one pipe
 
 atexit.register(left)  # the first registered runs last
-from collapse_nb.parallel import join
-join("cpu")  # before anything has imported diffusers
+from collapse_nb.parallel import init_processes
+init_processes("cpu")  # before anything has imported diffusers
 """
 STEPS = 6
 
@@ -147,13 +147,13 @@ def test_shares_are_a_partition(monkeypatch):
             parts = []
             for rank in range(count):
                 monkeypatch.setenv("RANK", str(rank))
-                parts.append(list(range(n))[share(n)])
+                parts.append(list(range(n))[rank_slice(n)])
             assert sum(parts, []) == list(range(n)) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_one_process_is_left_alone():
     x = torch.arange(3.0)
-    add_up([x]); gather(x, "cpu"); join("cpu"); wait()
+    all_reduce([x]); all_gather(x, "cpu"); init_processes("cpu"); barrier()
     assert processes() == (0, 1) and is_main() and torch.equal(x, torch.arange(3.0)) and not torch.distributed.is_initialized()
     code = "import sys, collapse_nb.sampling, collapse_nb.diffusion; print('accelerate' in sys.modules)"
     environment = os.environ | dict(PYTHONPATH=str(ROOT))
@@ -165,9 +165,9 @@ def test_what_cannot_be_shared_is_refused_before_any_work(monkeypatch):
     c, digits = load_preset("smoke", batch_size=2), load_images("digits", n=8)
     with pytest.raises(ValueError, match="batch_size = 2 with 3 processes"):
         next(train(Denoiser.fresh(c.network, c.objective, digits, seed=1), digits, c, 1))
-    with pytest.raises(ValueError, match="'cuda:1' with 3 processes"): join("cuda:1")
+    with pytest.raises(ValueError, match="'cuda:1' with 3 processes"): init_processes("cuda:1")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ValueError, match="3 processes need accelerate"): join("cpu")
+    with pytest.raises(ValueError, match="3 processes need accelerate"): init_processes("cpu")
 
 
 @pytest.mark.slow

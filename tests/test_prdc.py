@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
 from collapse_nb.data import Images, load_images
-from collapse_nb.metrics import (DISTRIBUTION, METRICS, PRDC_K, authentic, bootstrap, distance_to_train, distribution, frechet_distance,
-                                 generalization_score, kernel_distance, measure, memorized, memorized_fraction, novelty_ratio, of_one_set, prdc,
-                                 resampled_means, same_kind, vendi_score)
+from collapse_nb.distances import DISTRIBUTION, PRDC_K, distribution, frechet_distance, kernel_distance, of_one_set, prdc, same_kind, vendi_score
+from collapse_nb.metrics import METRICS, authentic, bootstrap, distance_to_train, generalization_score, measure
+from collapse_nb.metrics import memorized, memorized_fraction, novelty_ratio, resampled_means
 
 RNG = np.random.default_rng(0)
 

@@ -65,7 +65,7 @@ small_blocks = st.tuples(st.integers(1, 8), st.integers(1, 4))  # rows handled t
 
 
 def in_blocks(sizes):
-    return mock.patch.multiple(farthest, BLOCK=sizes[0], ANCHORS=sizes[1], CALL=0)
+    return mock.patch.multiple(farthest, _BLOCK=sizes[0], _ANCHORS=sizes[1], _CALL=0)
 
 
 @settings(max_examples=1000, deadline=None)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from collapse_nb.data import Images
-from collapse_nb.metrics import disjoint_parts, frechet_distance, frechet_floor, frechet_infinity
+from collapse_nb.distances import disjoint_parts, frechet_distance, frechet_floor, frechet_infinity
 
 
 def test_disjoint_parts_use_each_point_once():

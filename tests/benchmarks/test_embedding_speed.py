@@ -6,7 +6,7 @@ import torch
 
 from collapse_nb.data import Images
 from collapse_nb.features import embed, torch_threads
-from collapse_nb.networks import dinov2_input, load_dinov2
+from collapse_nb.dinov2 import dinov2_input, load_dinov2
 from safetensors.torch import save_file
 from test_speed import ratio
 
