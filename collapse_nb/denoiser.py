@@ -18,8 +18,8 @@ from .config import Registry, canonical
 from .data import Images
 
 # %% auto #0
-__all__ = ['NETWORKS', 'SCHEDULE', 'import_diffusers', 'check_fits', 'build_unet', 'linear_alpha_bar', 'preconditioning',
-           'check_steps', 'time_of_noise', 'noise_of_time', 'Denoiser', 'count_classes']
+__all__ = ['NETWORKS', 'import_diffusers', 'check_fits', 'build_unet', 'linear_alpha_bar', 'preconditioning', 'check_steps',
+           'time_of_noise', 'noise_of_time', 'Denoiser', 'count_classes']
 
 # %% ../nbs/06_denoiser.ipynb #2eb04711
 def import_diffusers():
@@ -246,7 +246,7 @@ def _about(path: Path) -> dict:
     return about
 
 # %% ../nbs/06_denoiser.ipynb #c97f6a36
-SCHEDULE = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
+_SCHEDULE = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
                 prediction_type="epsilon", trained_betas=None)  # what "ddpm" stands for
 
 def _about_pipeline(folder: Path) -> dict:
@@ -256,9 +256,9 @@ def _about_pipeline(folder: Path) -> dict:
         raise ValueError(f"{folder / 'model_index.json'} is of a {kind} (allowed: DDPMPipeline)")
     file = folder / "scheduler" / "scheduler_config.json"
     said = _read_json(file)
-    differs = [f"{k} = {said[k]!r}" for k, v in SCHEDULE.items() if said.get(k, v) != v]
+    differs = [f"{k} = {said[k]!r}" for k, v in _SCHEDULE.items() if said.get(k, v) != v]
     if differs:
-        allowed = ", ".join(f"{k} = {v!r}" for k, v in SCHEDULE.items() if v is not None)
+        allowed = ", ".join(f"{k} = {v!r}" for k, v in _SCHEDULE.items() if v is not None)
         raise ValueError(f"{file}: {', '.join(differs)} (allowed: {allowed})")
     file = folder / "unet" / "config.json"
     unet = _read_json(file)

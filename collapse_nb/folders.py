@@ -24,9 +24,8 @@ from .data import remembered, without_copies
 from .project import path_of, project_root
 
 # %% auto #0
-__all__ = ['PICTURES', 'ORIENTATION', 'TURNS', 'MODES', 'list_pictures', 'sort_files', 'decode', 'colour', 'read_pictures',
-           'load_ffhq', 'read_ffhq', 'sort_out', 'locate', 'load_folder', 'read_folder', 'channels_first', 'load_npz',
-           'is_array', 'plain_arrays', 'pixels_of', 'images_in', 'grid_of', 'read_npz']
+__all__ = ['MODES', 'list_pictures', 'sort_files', 'decode', 'read_image_files', 'load_ffhq', 'sort_out', 'locate', 'load_folder',
+           'channels_first', 'load_npz', 'is_array', 'plain_arrays', 'pixels_of', 'images_in', 'grid_of']
 
 # %% ../nbs/01b_folders.ipynb #33a95ab0
 _PASSED_OVER = re.compile(
@@ -52,7 +51,7 @@ def _archive(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
         raise ValueError(f"{path} is neither a folder nor a whole zip or tar archive ({e})") from None
     return list(files), files.__getitem__
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # how a picture's name ends, capitals or not
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # how a picture's name ends, capitals or not
 
 # %% ../nbs/01b_folders.ipynb #4b13c4ba
 def _members(path: Path) -> list[tuple[str, str]]:
@@ -62,7 +61,7 @@ def _members(path: Path) -> list[tuple[str, str]]:
     else:
         found = [(n, _odd(about)) for n, about in files_in(path)]
     kept = sorted((n, why) for n, why in found if not _PASSED_OVER.search(n))
-    return [(n, why or ("" if n.lower().endswith(PICTURES) else "no picture")) for n, why in kept]
+    return [(n, why or ("" if n.lower().endswith(_PICTURES) else "no picture")) for n, why in kept]
 
 def _odd(about: os.stat_result | None) -> str:
     "Why a file cannot be read."
@@ -86,7 +85,7 @@ def sort_files(
     background: str | None = None,
 ) -> tuple[list[str], list[str]]:  # names of pictures; and of files that are passed over, with the reason
     "As `list_pictures`. With `skip_other` every picture is tried, so that the names are those that are read."
-    allowed = f"allowed: {', '.join(PICTURES)}"
+    allowed = f"allowed: {', '.join(_PICTURES)}"
     names, others = [], []
     read = _reader(path) if skip_other else None
     for n, why in _members(path):
@@ -116,12 +115,12 @@ def _without_texts(data: bytes) -> bytes:
 
 def _turned(im: Image.Image) -> Image.Image:
     "Upright: a camera that was held otherwise says so in the file (EXIF)."
-    try: way = im.getexif().get(ORIENTATION, 1)
+    try: way = im.getexif().get(_ORIENTATION, 1)
     except Exception: way = 1  # damaged notes, of a picture that is not
-    return im.transpose(TURNS[way]) if way in TURNS else im
+    return im.transpose(_TURNS[way]) if way in _TURNS else im
 
-ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
-TURNS = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_TURNS = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
          5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}
 
 # %% ../nbs/01b_folders.ipynb #9ad14c18
@@ -131,7 +130,7 @@ def decode(
     background: str | None = None,  # behind what is transparent: white, black, #rrggbb; None: refused
 ) -> np.ndarray:  # uint8 [1, H, W], or [3, H, W]
     "Raises ValueError naming a file that is damaged, or that would need a conversion that is not plain."
-    behind = None if background is None else colour(background)
+    behind = None if background is None else _colour(background)
     if data.startswith(_PNG): data = _without_texts(data)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as im:
@@ -147,7 +146,7 @@ def decode(
         raise ValueError(f"{where}: {why} (allowed: 8-bit grey, RGB or palette, opaque, one frame)")
     return a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
 
-def colour(
+def _colour(
     name: str,  # white, black, #rrggbb
 ) -> tuple[int, int, int]:
     "Raises ValueError for what is no colour."
@@ -194,7 +193,7 @@ def _reader(path: Path) -> Callable[[str], bytes]:
 def _grey(a: np.ndarray) -> bool:
     return len(a) == 1 or bool((a[0] == a[1]).all() and (a[0] == a[2]).all())
 
-def read_pictures(
+def read_image_files(
     path: Path,  # a folder, a zip or a tar archive
     names: Sequence[str],  # of the pictures inside it
     side: int | None,  # area-resize to it; None: all must have one size
@@ -233,11 +232,11 @@ def load_ffhq(name: str = "ffhq", root: Path | None = None, side: int | None = N
         if p.is_file() or any(any(p.glob(g)) for g in ("*.png", "*/*.png", "*/*/*.png"))
         else "holds no PNG"
     )
-    return remembered(read_ffhq, name, find(name, candidates, lacks), side or 32)
+    return remembered(_read_ffhq, name, find(name, candidates, lacks), side or 32)
 
-def read_ffhq(name: str, path: Path, side: int) -> tuple[Images, Images]:
+def _read_ffhq(name: str, path: Path, side: int) -> tuple[Images, Images]:
     "All pictures below a folder or in a zip, whatever its folders are called."
-    return hold_out(Images(read_pictures(path, list_pictures(path), side), dataset=name))
+    return hold_out(Images(read_image_files(path, list_pictures(path), side), dataset=name))
 
 # %% ../nbs/01b_folders.ipynb #81bbdb24
 def sort_out(
@@ -278,15 +277,15 @@ def locate(name: str, root: Path | None) -> Path:
                "of these places")
 def load_folder(name: str, root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     "Pictures in a folder, zip or tar archive; their class folders, sorted by name, are the labels 0, 1, ..."
-    return remembered(read_folder, name, locate(name, root), side)
+    return remembered(_read_folder, name, locate(name, root), side)
 
-def read_folder(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
+def _read_folder(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
     "Read, label and split. Raises ValueError naming the file that is wrong."
     names = list_pictures(path)
     split, classes = sort_out(names, str(path))
     known = {c: i for i, c in enumerate(sorted(set(classes) - {None}))}
     images = Images(
-        read_pictures(path, names, side),
+        read_image_files(path, names, side),
         np.array([known[c] for c in classes]) if known else None,
         dataset=name,
     )
@@ -318,7 +317,7 @@ def channels_first(
 def load_npz(name: str, root: Path | None = None, side: int | None = None) -> tuple[Images, Images]:
     """Arrays pixels, perhaps labels; perhaps heldout_pixels and heldout_labels. What `Images.save` wrote
     counts as real images here."""
-    return remembered(read_npz, name, locate(name, root), side)
+    return remembered(_read_npz, name, locate(name, root), side)
 
 def is_array(path: Path) -> bool:
     "Whether the name is that of a file of arrays, and not of pictures."
@@ -378,7 +377,7 @@ def grid_of(
     if np.ndim(grid) or grid.dtype.kind not in "iuf" or not 0 < grid <= 255: return 1.0
     return float(grid)
 
-def read_npz(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
+def _read_npz(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
     "Read and split. Raises ValueError naming the array that is wrong."
     arrays = plain_arrays(path)
     if "pixels" not in arrays:

@@ -24,7 +24,7 @@ from .gpu_loop import CPU, GPU, WITHOUT_DATA, Kit, do_loop, last_words, path_of,
 from .gpu_speed import compare_network, compare_points
 from .project import project_root, write_whole
 from .runs import environment
-from .sweep import collect, recorded
+from .sweep import collect, recorded_iterations
 
 # %% ../nbs/13c_gpu.ipynb #03310d61
 def _describe_machine(device: str) -> dict:
@@ -99,7 +99,7 @@ def _more_configs(kit: Kit) -> list[tuple[str, LoopConfig]]:  # study, config
     kind, found = torch.device(kit.device).type.replace("cuda", "gpu"), []
     for name in kit.scale.more:
         study = f"{kind}-{name}"
-        done = recorded(project_root() / "figures" / "records" / f"{study}.csv")
+        done = recorded_iterations(project_root() / "figures" / "records" / f"{study}.csv")
         configs = sorted(load_study(name, device=kit.device), key=lambda c: c.seed)
         found += [(study, c) for c in configs if done.get(c.digest, 0) < c.iterations]
     return found

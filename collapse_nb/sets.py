@@ -16,7 +16,7 @@ import torch
 
 from .data import Images, area_resize, check_varied, load_images, same_images
 from .folders import channels_first, grid_of, images_in, is_array, locate
-from .folders import pixels_of, plain_arrays, read_pictures, sort_files, sort_out
+from .folders import pixels_of, plain_arrays, read_image_files, sort_files, sort_out
 from .distances import PRDC_K, same_kind
 from .project import path_of
 
@@ -91,7 +91,7 @@ def _from_folder(path: Path, name: str, side: int | None, inside: Sequence[Path]
     own = _outside(path, names, inside) if inside else names
     if not own:
         raise ValueError(f"{path} holds no pictures but those of another set (allowed: some of its own)")
-    pixels = read_pictures(path, own, side, background=background)
+    pixels = read_image_files(path, own, side, background=background)
     return Source(Images(pixels, dataset=name), "folder", own, others, len(names) - len(own))
 
 def _outside(path: Path, names: list[str], inside: Sequence[Path]) -> list[str]:
@@ -235,5 +235,5 @@ def read_pool(
     except ValueError: classes = [None]  # another layout of folders: no labels
     known = {c: i for i, c in enumerate(sorted(set(classes) - {None}))}
     labels = np.array([known[c] for c in classes]) if known else None
-    pixels = read_pictures(path, names, side, background=background)
+    pixels = read_image_files(path, names, side, background=background)
     return Images(pixels, labels, dataset=f"folder:{path.absolute()}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['notebook_parameters', 'complete_iterations', 'summary', 'executor_for', 'run_study', 'raise_failures', 'read_table',
-           'recorded', 'collect', 'read_study', 'collect_named_study', 'run_named_study']
+           'recorded_iterations', 'collect', 'read_study', 'collect_named_study', 'run_named_study']
 
 # %% ../nbs/10a_sweep.ipynb #0fcaa2fd
 import json
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .config import DIRECT, LoopConfig, differences, load_study, parse_more, run_dir
+from .config import RUN_PARAMETERS, LoopConfig, differences, load_study, parse_more, run_dir
 from .pictures import album
 from .project import load_plugins, project_root, write_whole
 from .records import records, typed
@@ -40,8 +40,8 @@ def _as_text(value) -> str:
 def notebook_parameters(config: LoopConfig) -> dict[str, str]:
     "The papermill parameters that make run_loop run `config`."
     changed = {k: _as_text(v) for k, v in differences(config).items()}
-    parameters = {"preset": config.preset} | {k: v for k, v in changed.items() if k in DIRECT}
-    more = "; ".join(f"{k}={v}" for k, v in changed.items() if k not in DIRECT)
+    parameters = {"preset": config.preset} | {k: v for k, v in changed.items() if k in RUN_PARAMETERS}
+    more = "; ".join(f"{k}={v}" for k, v in changed.items() if k not in RUN_PARAMETERS)
     return parameters | ({"more": more} if more else {})
 
 # %% ../nbs/10a_sweep.ipynb #3521a06c
@@ -186,7 +186,7 @@ def run_study(
     *,
     executor: Executor,  # anything with concurrent.futures' interface
     figures_dir: str | Path = "figures/local",  # where the runs' figures go
-    done: Mapping[str, int] | None = None,  # as `recorded` returns: what is whole in it is not run
+    done: Mapping[str, int] | None = None,  # as `recorded_iterations` returns: what is whole in it is not run
     progress: bool = True,  # show how many iterations are done
 ) -> pd.DataFrame:  # as `summary`; a run that stands in the records alone is "recorded"
     """Run what is missing. A failure stops no other run: it is in the summary. Raises ValueError for a run
@@ -283,7 +283,7 @@ def read_table(
             "collects; move it away)")
     return typed(table)
 
-def recorded(
+def recorded_iterations(
     file: str | Path,  # NAME.csv, there or not
 ) -> dict[str, int]:  # config (digest) -> its last iteration in the table
     "How far each run of a table of records went: what is whole there need not run again."
@@ -391,7 +391,7 @@ def run_named_study(
     Raises as `read_study`, `executor_for`, and, when all is collected, `raise_failures`."""
     full_name, configs = read_study(name, more, plugins)
     about = dict(figures_dir=figures_dir, progress=progress,
-                 done=recorded(project_root() / records_dir / f"{full_name}.csv"))
+                 done=recorded_iterations(project_root() / records_dir / f"{full_name}.csv"))
     with executor_for(workers, scheduler) as executor:
         stands = run_study(configs, out_dir, executor=executor, **about)
     table = collect_named_study(name, out_dir, records_dir, more)

@@ -12,7 +12,7 @@ from conftest import ROOT, text_of
 
 from collapse_nb.data import Images, load_images
 from collapse_nb.metrics import frechet_distance, prdc
-from collapse_nb.networks import stand_in
+from collapse_nb.networks import random_weights
 from collapse_nb.selection import select
 
 DIGITS, HELDOUT = load_images("digits"), load_images("digits", split="heldout")
@@ -66,7 +66,7 @@ def test_dinov2_takes_part_only_with_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("collapse_nb.networks.candidates", lambda kind: [])
     assert list(A.available_spaces()) == ["pixel", "classifier", "random"]
     pytest.importorskip("timm")
-    monkeypatch.setenv("COLLAPSE_NB_DINOV2", str(stand_in("dinov2", tmp_path / "w.safetensors")))
+    monkeypatch.setenv("COLLAPSE_NB_DINOV2", str(random_weights("dinov2", tmp_path / "w.safetensors")))
     assert list(A.available_spaces())[-1] == "dinov2"
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from collapse_nb.config import load_preset
-from collapse_nb.cost import activation_bytes, cost, evaluations_an_image, measure_speed, stand_in
+from collapse_nb.cost import activation_bytes, cost, evaluations_an_image, measure_speed, placeholder_images
 from collapse_nb.denoiser import Denoiser, build_unet
 from collapse_nb.loop import run_loop
 from collapse_nb.sampling import SAMPLERS, sample
@@ -11,7 +11,7 @@ SMOKE = load_preset("smoke", spaces="pixel")
 
 
 def parameters(config):
-    return sum(p.numel() for p in build_unet(config.network, stand_in(config, 1).shape, 0, 10 if config.conditional else None).parameters())
+    return sum(p.numel() for p in build_unet(config.network, placeholder_images(config, 1).shape, 0, 10 if config.conditional else None).parameters())
 
 
 def test_hours_by_hand():
@@ -46,7 +46,7 @@ def test_half_precision_keeps_about_half():
 def test_activations_hold_what_the_network_must_keep():
     "At least the input of every convolution, at most some ten tensors for each."
     import torch
-    images, kept = stand_in(SMOKE, 1), []
+    images, kept = placeholder_images(SMOKE, 1), []
     unet = build_unet(SMOKE.network, images.shape, 0)
     for m in unet.modules():
         if isinstance(m, torch.nn.Conv2d): m.register_forward_pre_hook(lambda _, x: kept.append(x[0].numel() * 4))
@@ -58,7 +58,7 @@ def test_activations_hold_what_the_network_must_keep():
 @pytest.mark.parametrize("steps", [5, 6])
 def test_evaluations_are_those_of_the_sampler(sampler, steps):
     c = load_preset("smoke", sampler=sampler, sample_steps=steps)
-    model, called = Denoiser.fresh(c.network, c.objective, stand_in(c, 4), 0), []
+    model, called = Denoiser.fresh(c.network, c.objective, placeholder_images(c, 4), 0), []
     model.unet.register_forward_hook(lambda *_: called.append(1))
     sample(model, 2, sampler=sampler, steps=steps, seed=0)
     assert evaluations_an_image(c) == len(called)
@@ -78,15 +78,15 @@ def test_a_tiny_run_against_its_prediction(tmp_path):
 
 def test_guidance_costs_and_stand_ins_have_labels():
     c = load_preset("smoke", guidance=2)
-    assert stand_in(c, 12).labels.tolist() == [*range(10), 0, 1] and stand_in(SMOKE, 3).labels is None
+    assert placeholder_images(c, 12).labels.tolist() == [*range(10), 0, 1] and placeholder_images(SMOKE, 3).labels is None
     assert measure_speed(c, 4).keys() == measure_speed(SMOKE, 4).keys()
     assert cost(c, train_images_per_second=1, sample_images_per_second=1).parameters > parameters(SMOKE)
 
 
 def test_a_folder_is_looked_into(tmp_path):
     np.savez(tmp_path / "mine.npz", pixels=np.random.default_rng(0).integers(0, 256, (20, 3, 12, 12), dtype=np.uint8))
-    assert stand_in(load_preset("smoke", dataset=f"npz:{tmp_path / 'mine.npz'}"), 2).shape == (3, 12, 12)
-    assert stand_in(load_preset("smoke", dataset="cifar10", side=16), 2).shape == (3, 16, 16)
+    assert placeholder_images(load_preset("smoke", dataset=f"npz:{tmp_path / 'mine.npz'}"), 2).shape == (3, 12, 12)
+    assert placeholder_images(load_preset("smoke", dataset="cifar10", side=16), 2).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), "fast", True])

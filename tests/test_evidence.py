@@ -27,7 +27,7 @@ from collapse_nb.loop import run_loop
 from collapse_nb.metrics import t_interval
 from collapse_nb.predictors import correlation, leave_one_out, points, within
 from collapse_nb.sizes import NEVER, onset, predict_onset
-from collapse_nb.sweep import collect, collect_named_study, read_table, recorded, run_named_study
+from collapse_nb.sweep import collect, collect_named_study, read_table, recorded_iterations, run_named_study
 
 KEY = ["config", "iteration", "set", "metric", "space", "source", "label", "stage"]  # what a number is
 
@@ -212,7 +212,7 @@ def test_records_of_an_older_kind_are_refused(tmp_path):
     rows.to_csv(tmp_path / "new.csv", index=False)
     rows.drop(columns="arm").assign(variant="none").to_csv(tmp_path / "old.csv", index=False)
     assert read_table(tmp_path / "new.csv")[["source", "label", "stage"]].dtypes.map(str).tolist() == ["Int64", "Int64", "string"]
-    for read in (lambda: read_table(tmp_path / "old.csv"), lambda: recorded(tmp_path / "old.csv"), lambda: read_records("old", folder=tmp_path),
+    for read in (lambda: read_table(tmp_path / "old.csv"), lambda: recorded_iterations(tmp_path / "old.csv"), lambda: read_records("old", folder=tmp_path),
                  lambda: collect([], "old", tmp_path)):
         with pytest.raises(ValueError, match=r"old\.csv holds records of an older kind: it has no column arm .*move it away"): read()
 
@@ -260,11 +260,11 @@ def test_a_study_is_collected_piece_by_piece(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(collect([], "tiny", tmp_path / "records", order=[a.digest, b.digest]), both)
     (tmp_path / "records" / "tiny-pictures.npz").unlink()  # a table may stand alone
     assert set(collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records").config) == {a.digest, b.digest}
-    assert recorded(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 2} and recorded(tmp_path / "records" / "none.csv") == {}
+    assert recorded_iterations(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 2} and recorded_iterations(tmp_path / "records" / "none.csv") == {}
     table = run_named_study("tiny", **about | dict(out_dir=tmp_path / "nowhere"), progress=False)  # all of it is in the records: nothing to run
     assert (tmp_path / "records" / "tiny.csv").read_bytes() == before and not (tmp_path / "nowhere").exists() and len(table) == len(both)
     collect([tmp_path / "runs" / b.name], "tiny", tmp_path / "records", iterations=1)  # cuts what it collects, nothing else
-    assert recorded(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 1}
+    assert recorded_iterations(tmp_path / "records" / "tiny.csv") == {a.digest: 2, b.digest: 1}
     collect([tmp_path / "runs" / b.name], "other", tmp_path / "records")
     assert set(study_pictures("other", folder=tmp_path / "records")) == {b.digest}
     collect([tmp_path / "elsewhere"], "other", tmp_path / "records")  # a smaller seed: the album is its own

@@ -27,13 +27,13 @@ def test_selector_sampler_dataset_and_study_of_ones_own(tmp_path):
     code = f"""
 import itertools
 from collapse_nb.config import load_preset
-from collapse_nb.cost import stand_in
+from collapse_nb.cost import placeholder_images
 from collapse_nb.loop import run_loop
 lists = {lists!r}
 configs = [load_preset("smoke", **dict(zip(lists, values))) for values in itertools.product(*lists.values())]
 assert len(configs) == 6 and {{c.strategy for c in configs}} == {{"vanilla", "greedy", "loners"}}
 config = load_preset("smoke", strategy="loners", dataset="stripes", sampler="euler", train_steps=8, iterations=2, spaces="pixel")
-assert stand_in(config, 2).shape == (1, 8, 8)
+assert placeholder_images(config, 2).shape == (1, 8, 8)
 path = {str(tmp_path / 'run')!r}
 generations = list(run_loop(config, path, progress=False))
 assert generations[1].metrics["reach[pixel]"] > 0

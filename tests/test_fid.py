@@ -11,7 +11,7 @@ from collapse_nb.features import embed
 from collapse_nb.fid import export_images, export_npz, fid, subset_kernel_distance, kid
 from collapse_nb.metrics import frechet_distance
 from collapse_nb.inception import load_inception
-from collapse_nb.networks import stand_in
+from collapse_nb.networks import random_weights
 
 cleanfid = pytest.importorskip("cleanfid.fid")
 A, B = load_images("digits", n=40), load_images("digits", split="heldout")[:30]
@@ -19,7 +19,7 @@ A, B = load_images("digits", n=40), load_images("digits", split="heldout")[:30]
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    return stand_in("inception", tmp_path_factory.mktemp("weights") / "inception-2015-12-05.pt")
+    return random_weights("inception", tmp_path_factory.mktemp("weights") / "inception-2015-12-05.pt")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from collapse_nb import sets as S
 from collapse_nb.data import Images, load_images
 from collapse_nb.fid import export_images, export_npz
 from collapse_nb.metrics import distance_to_train, frechet_distance, memorized_fraction, novelty_ratio, prdc
-from collapse_nb.networks import stand_in
+from collapse_nb.networks import random_weights
 from collapse_nb.selection import select
 from collapse_nb.two_samples import TWO_SAMPLES
 
@@ -293,7 +293,7 @@ def test_a_model_that_makes_one_image_gets_a_report():
 
 def test_a_network_from_a_file(tmp_path):
     pytest.importorskip("timm")
-    health = H.report(HELDOUT[:20], TRAIN[:40], HELDOUT[20:60], space="dinov2", weights=stand_in("dinov2", tmp_path / "w.safetensors"), cache=False)
+    health = H.report(HELDOUT[:20], TRAIN[:40], HELDOUT[20:60], space="dinov2", weights=random_weights("dinov2", tmp_path / "w.safetensors"), cache=False)
     assert health.space == "dinov2" and np.isfinite(health.numbers["frechet"].value)
 
 

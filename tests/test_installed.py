@@ -20,7 +20,7 @@ from test_data_files import batches
 from torch.utils.flop_counter import FlopCounterMode
 
 from collapse_nb.config import load_preset
-from collapse_nb.cost import stand_in
+from collapse_nb.cost import placeholder_images
 from collapse_nb.denoiser import Denoiser
 
 INSTALLING = ["run_loop", *sorted(p.stem for p in (ROOT / "nbs").glob("demo_*.ipynb"))]
@@ -207,7 +207,7 @@ def test_the_hours_that_the_cifar10_demo_names_are_those_of_its_arithmetic():
         return c.iterations * (trained / train + drawn / draw) / 1e12 / 3600
 
     config = load_preset("paper-cifar10")
-    images = stand_in(config, 2)
+    images = placeholder_images(config, 2)
     with FlopCounterMode(display=False) as counter: Denoiser.fresh(config.network, config.objective, images, 0).unet(torch.zeros(2, 3, 32, 32), 0)
     counted = counter.get_total_flops() / 2
     both = lambda **changes: sum(hours(s, **changes) for s in ("vanilla", "greedy"))

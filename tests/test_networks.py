@@ -39,13 +39,13 @@ def nothing_of_this_machine(tmp_path, monkeypatch):
 @pytest.fixture
 def dinov2(tmp_path):
     pytest.importorskip("timm")
-    return N.stand_in("dinov2", tmp_path / "dinov2.safetensors")
+    return N.random_weights("dinov2", tmp_path / "dinov2.safetensors")
 
 
 @pytest.fixture
 def inception(tmp_path):
     pytest.importorskip("cleanfid")
-    return N.stand_in("inception", tmp_path / "inception-2015-12-05.pt")
+    return N.random_weights("inception", tmp_path / "inception-2015-12-05.pt")
 
 
 def as_known(monkeypatch, kind, path, name):
@@ -322,7 +322,7 @@ def test_a_file_in_a_usual_place_must_be_the_real_one(tmp_path, monkeypatch, din
     hub.mkdir(parents=True)
     (hub / "model.safetensors").write_bytes(dinov2.read_bytes())
     assert N.find_weights("dinov2") == hub / "model.safetensors"
-    other = N.stand_in("dinov2", tmp_path / "other.safetensors", seed=1)
+    other = N.random_weights("dinov2", tmp_path / "other.safetensors", seed=1)
     monkeypatch.setenv("COLLAPSE_NB_DINOV2", str(other))  # named, so it may be another
     assert not (embed(RGB, "dinov2", cache=False) == expected).all()
     monkeypatch.setenv("COLLAPSE_NB_DINOV2", str(tmp_path / "gone"))
@@ -370,7 +370,7 @@ def test_the_cache_is_never_out_of_date(monkeypatch, tmp_path, dinov2, inception
     seen = counted(monkeypatch)
     a = embed(RGB, "dinov2", weights=dinov2)
     before = N.sha256(dinov2)
-    N.stand_in("dinov2", dinov2, seed=1)  # other weights under the same name
+    N.random_weights("dinov2", dinov2, seed=1)  # other weights under the same name
     assert N.sha256(dinov2) != before
     assert not (embed(RGB, "dinov2", weights=dinov2) == a).all() and seen == [6, 6]
     brighter = replace(RGB, pixels=RGB.pixels ^ 1)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from collapse_nb import project as P
 from collapse_nb.data import Images, check_heldout, load_images, places
-from collapse_nb.folders import channels_first, decode, list_pictures, read_pictures, sort_files
+from collapse_nb.folders import channels_first, decode, list_pictures, read_image_files, sort_files
 from collapse_nb.sets import file_names, read_pool, read_set, read_sets
 
 RNG = np.random.default_rng(0)
@@ -134,11 +134,11 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_a_damaged_zip_names_the_picture(tmp_path, method):
     data = save(tmp_path / "a.png", noise(32, 32, 3)).read_bytes()
     with zipfile.ZipFile(tmp_path / "z.zip", "w", method) as z: z.writestr("in/a.png", data)
-    assert read_pictures(tmp_path / "z.zip", ["in/a.png"], None).shape == (1, 3, 32, 32)
+    assert read_image_files(tmp_path / "z.zip", ["in/a.png"], None).shape == (1, 3, 32, 32)
     cut = bytearray((tmp_path / "z.zip").read_bytes())
     cut[200:260] = bytes(60)
     (tmp_path / "z.zip").write_bytes(cut)
-    with pytest.raises(ValueError, match="z.zip/in/a.png cannot be read"): read_pictures(tmp_path / "z.zip", ["in/a.png"], None)
+    with pytest.raises(ValueError, match="z.zip/in/a.png cannot be read"): read_image_files(tmp_path / "z.zip", ["in/a.png"], None)
 
 
 # ---- paths

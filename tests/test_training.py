@@ -16,7 +16,7 @@ import torch
 from collapse_nb.config import load_preset
 from collapse_nb.data import Images, load_images
 from collapse_nb.denoiser import Denoiser
-from collapse_nb.diffusion import Training, backward, batch_of, draw, train
+from collapse_nb.diffusion import Training, backward, batch_of, draw_batch, train
 
 
 def config(**change):
@@ -44,7 +44,7 @@ def digits():
 
 def test_a_batch_is_the_float_image_and_its_mirror(digits):
     data, generator = (torch.from_numpy(digits.pixels), None), torch.Generator()
-    plain, flipped = (draw(32, digits.shape, config(batch_size=400, flip=f), generator.manual_seed(0)) for f in (False, True))
+    plain, flipped = (draw_batch(32, digits.shape, config(batch_size=400, flip=f), generator.manual_seed(0)) for f in (False, True))
     y, z = batch_of(data, plain)[0], batch_of(data, flipped)[0]
     index = plain["index"]
     assert torch.equal(y, torch.from_numpy(digits.unit())[index]) and len(index.unique()) == 32  # larger than the data, drawn with replacement
@@ -55,7 +55,7 @@ def test_a_batch_is_the_float_image_and_its_mirror(digits):
 def test_labels_are_dropped_at_the_given_rate():
     data = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
     for share in (0.25, 0.0):
-        drawn = draw(10, (1, 8, 8), config(batch_size=10_000, label_dropout=share), torch.Generator().manual_seed(0), labelled=True)
+        drawn = draw_batch(10, (1, 8, 8), config(batch_size=10_000, label_dropout=share), torch.Generator().manual_seed(0), labelled=True)
         told = batch_of(data, drawn, null=10)[1]
         assert torch.equal(told[told != 10], drawn["index"][told != 10])
         assert (told == 10).float().mean().item() == pytest.approx(share, abs=0.02 * bool(share))
@@ -79,7 +79,7 @@ def test_a_batch_in_parts_has_the_same_loss_and_gradient(digits, parts):
         c = config(accumulate_steps=p, guidance=1)
         model = fresh(c, digits, 10)
         training, data = Training.start(model.unet, c), (torch.from_numpy(digits.pixels), torch.from_numpy(digits.labels))
-        drawn = draw(len(digits), digits.shape, c, torch.Generator().manual_seed(0), labelled=True)
+        drawn = draw_batch(len(digits), digits.shape, c, torch.Generator().manual_seed(0), labelled=True)
         loss = backward(training, model, data, drawn, c)
         found.append((float(loss), torch.cat([w.grad.flatten() for w in model.unet.parameters()])))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
