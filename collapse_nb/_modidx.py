@@ -855,6 +855,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'collapse_nb.runs.load_run': ('runs.html#load_run', 'collapse_nb/runs.py'),
                                   'collapse_nb.runs.open_run': ('runs.html#open_run', 'collapse_nb/runs.py'),
                                   'collapse_nb.runs.read_config': ('runs.html#read_config', 'collapse_nb/runs.py'),
+                                  'collapse_nb.runs.read_json': ('runs.html#read_json', 'collapse_nb/runs.py'),
                                   'collapse_nb.runs.record_environment': ('runs.html#record_environment', 'collapse_nb/runs.py'),
                                   'collapse_nb.runs.save_choice': ('runs.html#save_choice', 'collapse_nb/runs.py'),
                                   'collapse_nb.runs.write_metrics': ('runs.html#write_metrics', 'collapse_nb/runs.py')},

@@ -18,7 +18,8 @@ from .config import named_config, preset_names, run_dir
 from .project import path_of, project_root
 
 # %% ../nbs/12a_cli_run.ipynb #dc09eb50
-_PARAMETERS = ("preset", *RUN_PARAMETERS, "more", "plugins", "out_dir", "figures_dir")  # of the notebook run_loop
+# of the notebook run_loop
+_PARAMETERS = ("preset", *RUN_PARAMETERS, "more", "plugins", "out_dir", "figures_dir")
 
 def add_run(subcommands):
     "Options of `collapse-nb run`: the parameters of the notebook run_loop."
@@ -137,7 +138,8 @@ def run(a: argparse.Namespace) -> int:
 
 def _kept_of(config: LoopConfig, path: Path) -> str:
     "What an interrupted run leaves behind."
-    return f"{_standing_of(config, path) or f'no iteration is complete in {path}'}; the same command continues"
+    standing = _standing_of(config, path) or f"no iteration is complete in {path}"
+    return f"{standing}; the same command continues"
 
 def _tell(config: LoopConfig, path: Path, generations: list, figures_dir: str) -> tuple[Path, str]:
     "The figure of a run, saved, and what its numbers say: as the notebook run_loop does."

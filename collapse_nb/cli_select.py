@@ -303,7 +303,7 @@ def select(a: argparse.Namespace) -> int:
     say(f"written: {a.out}")
     return 0
 
-def _remarks(a: argparse.Namespace, info, rows, *looked: Given | None) -> list[str]:
+def _remarks(a: argparse.Namespace, info, rows, *looked: _Given | None) -> list[str]:
     "How many were candidates, and what was passed over."
     said = []
     if rows is not None:

@@ -124,8 +124,8 @@ def _pair_figures(health) -> str:
 
 def _isolated_figures(health) -> str:
     shown = zip(health.isolated, health.pictures.get("isolated", []))
-    return "".join(_figure([_img(made, "generated")], str(p["generated"]), f"{p['times']:.2f} times the limit")
-                   for p, made in shown)
+    return "".join(_figure([_img(made, "generated")], str(p["generated"]),
+                           f"{p['times']:.2f} times the limit") for p, made in shown)
 
 
 def as_html(health) -> str:

@@ -21,7 +21,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from .config import LoopConfig, derive_seed, run_dir
-from .data import Images, check_varied
+from .data import Images, check_heldout, check_varied
 from .denoiser import Denoiser, check_fits
 from .device import points_on, reproducible
 from .diffusion import Diverged, train
@@ -225,6 +225,7 @@ def run_loop(
     for space in {config.space, *config.spaces} - {"pixel", "classifier"}:
         embed(run.real[:2], space, device=config.device)  # are the weights there?
     check_varied(run.real, f"{config.dataset}, n_train = {config.n_train}")
+    check_heldout(run.heldout)
     check_fits(config.network, run.real.shape)
     _class_count(run)
     if config.fork_from:

@@ -104,7 +104,7 @@ def candidates(
     if kind == "dinov2":
         hub = Path(
             os.environ.get("HF_HUB_CACHE")
-            or Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface") / "hub"
+            or Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")) / "hub"
         )
         pattern = "models--timm--vit_small_patch14_dinov2.lvd142m/snapshots"
         found += [
@@ -167,7 +167,7 @@ def download_weights(
     from torch.hub import download_url_to_file
     if kind not in WEIGHTS: raise ValueError(f"kind = {kind!r} is unknown (allowed: {', '.join(WEIGHTS)})")
     if kind == "imagenet": raise ValueError(f"kind = {kind!r} is not fetched. {_how_to_get(kind)}")
-    file, folder = WEIGHTS[kind][0], Path(folder or Path.home() / ".cache/collapse_nb").expanduser()
+    file, folder = WEIGHTS[kind][0], Path(os.path.expanduser(folder or "~/.cache/collapse_nb"))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as part:
         path = Path(part) / file.name

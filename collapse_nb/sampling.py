@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .config import derive_seed
 from .data import Images, from_unit
-from .denoiser import Denoiser, import_diffusers, noise_of_time, preconditioning, time_of_noise
+from .denoiser import Denoiser, check_steps, import_diffusers, noise_of_time, preconditioning
+from .denoiser import time_of_noise
 from .device import copied, captured_graph
 from .diffusion import PRECISIONS
 from .names import Registry
@@ -307,6 +308,7 @@ def sample(
     Under `accelerate launch` each process makes its share of the batches, and every process returns all
     images, in order."""
     labels = _check_request(model, guidance, labels, n, steps=steps, batch_size=batch_size)
+    check_steps(model.objective, steps)
     if model.num_classes is not None and labels is None: labels = draw_labels(model, n, seed)
     init_processes(model.device.type)
     scheduler, starts = SAMPLERS[sampler](model), range(0, n, batch_size)
