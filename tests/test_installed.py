@@ -117,7 +117,7 @@ def test_the_command_line_runs_outside_the_repository(smoke):
 @pytest.mark.slow
 def test_a_sweep_outside_the_repository(fresh, demo):
     more = "strategy=vanilla; iterations=1; train_steps=6; warmup_steps=2; sample_steps=3; spaces=pixel"
-    said = executed(fresh, *demo("run_sweep", study="smoke", more=more, workers=1), pictures=0)
+    said = executed(fresh, *demo("run_sweep", study="smoke", more=more, workers=1), pictures=1)
     assert "numbers of 1 runs" in said and len(list(demo.here.glob("runs/smoke-*/run_loop.ipynb"))) == 1
     assert (fresh.own / "collapse_nb" / "run_loop.ipynb").read_bytes() == (ROOT / "nbs" / "run_loop.ipynb").read_bytes()
 
@@ -189,7 +189,7 @@ def test_check_my_images_trains_a_model_where_none_are_named(fresh, demo, smoke)
     shutil.copytree(smoke[1] / "runs" / "cache", demo.here / "runs" / "cache")
     done, notebook = demo("demo_check_my_images", preset="smoke", save_to="numbers.json")
     assert "a model of the preset smoke" in executed(fresh, done, notebook, pictures=0)
-    assert "memorizing? " in str(notebook.cells) and str(notebook.cells).count("data:image/png;base64,") == 2
+    assert "memorizing? " in str(notebook.cells) and str(notebook.cells).count("data:image/png;base64,") == 1 + 8 * 2 + 8
     assert sorted(p.name for p in demo.here.iterdir()) == ["demo_check_my_images.ipynb", "numbers.json", "runs"]
 
 

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from collapse_nb import two_samples as module
 from collapse_nb.data import load_images
-from collapse_nb.metrics import frechet_distance, kernel_distance
+from collapse_nb.distances import frechet_distance, kernel_distance
 from collapse_nb.two_samples import (TWO_SAMPLES, cell_centres, classifier_auc, copying_in_cells, copying_z, data_copying,
                                      memorization_distance, mifid, nearer_to_train, rank_z, two_samples)
 
