@@ -8,6 +8,7 @@ __all__ = ['SHIFT', 'SCALES', 'CONTRAST', 'TRANSFORMATIONS', 'SIDE', 'CELLS', 'O
            'calibrate', 'duplicate_groups']
 
 # %% ../nbs/09b_copies.ipynb #ad11bcaf
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -318,10 +319,12 @@ def duplicate_groups(
     distance: float,  # pixels 0..255: closer ones are near-duplicates
 ) -> np.ndarray:  # int64 [N]: -1 alone, else the number of the group, in the order of its first image
     "Connected components of the pairs that are closer than `distance`; exact copies always are."
-    flat = images.flat()
-    rows = np.ascontiguousarray(flat).view(np.dtype((np.void, flat.shape[1]))).ravel()
-    _, first, of = np.unique(rows, return_index=True, return_inverse=True)
-    kept = images.pixels[first]
+    digests = [hashlib.blake2b(p.tobytes(), digest_size=16).hexdigest() for p in images.pixels]
+    _, first, of = np.unique(digests, return_index=True, return_inverse=True)
+    if len(first) == len(images):  # no exact copies: no copy of the pixels either
+        kept, of = images.pixels, np.arange(len(images))
+    else:
+        kept = images.pixels[first]
     label, limit = np.arange(len(kept)), distance**2
     means = _block_means(kept)
     norms = means.square().sum(1)

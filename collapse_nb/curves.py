@@ -9,6 +9,7 @@ __all__ = ['STYLE', 'DATASET_TITLES', 'line_style', 'size_style', 'metric_title'
 # %% ../nbs/11_curves.ipynb #5f170023
 import re
 from collections.abc import Callable, Sequence
+from zlib import crc32
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .metrics import METRICS
+from .selection import STRATEGIES
 
 # %% ../nbs/11_curves.ipynb #1eb0e177
 _C = sns.color_palette("colorblind")
@@ -24,6 +26,8 @@ STYLE = dict(vanilla=dict(color=_C[0], ls="--", marker="o"),
     threshold_decay=dict(color=_C[2], ls="-.", marker="s"), greedy=dict(color=_C[3], ls="-", marker="^"),
     max_entropy=dict(color=_C[4], ls=(0, (6, 1, 1, 1, 1, 1)), marker="D"),
     guarded=dict(color="#000000", ls=(0, (1, 1)), marker="v"))
+_OWN = [dict(color=color, ls=(0, (4, 1, 1, 1)), marker=marker)  # of strategies that are registered elsewhere
+        for color, marker in zip(sns.color_palette("dark", 6)[::-1], "PX<>*p")]
 plt.rcParams.update(
     {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
         "legend.fontsize": 7, "legend.title_fontsize": 8, "legend.frameon": False, "figure.titlesize": 8}
@@ -32,8 +36,13 @@ plt.rcParams.update(
 def line_style(
     arm: str,  # "greedy", or "greedy, selected_in=classifier"
 ) -> dict:
-    "Colour, dash and marker of an arm's strategy; grey for one that has none."
-    return STYLE.get(arm.split(", ")[0], dict(color="0.4", ls=":", marker="d")) | dict(ms=4, lw=1.5)
+    "Colour, dash and marker of an arm's strategy; those of your own get others, in the order registered."
+    name = arm.split(", ")[0]
+    if name not in STYLE:
+        own = [x for x in STRATEGIES if x not in STYLE]
+        place = own.index(name) if name in own else crc32(name.encode())
+        return _OWN[place % len(_OWN)] | dict(ms=4, lw=1.5)
+    return STYLE[name] | dict(ms=4, lw=1.5)
 
 def size_style(
     n: int,  # N

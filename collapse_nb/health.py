@@ -18,12 +18,12 @@ from .copies import OVERLAP, UNCALIBRATED, Calibration, Matches, calibrate
 from .copies import duplicate_groups, find_matches
 from .entropy import kl_entropy_per_point
 from .features import SPACES, embed
-from .health_page import WORDS, as_html, distributions, page, tile
+from .health_page import as_html, as_text, distributions, page, tile
 from .distances import PRDC_K
 from .metrics import NearestTraining, near_duplicate_distance
 from .project import write_whole
 from .sets import Sets, read_sets
-from .verdicts import LABELS, Number, Verdict, cell, far_away, judge
+from .verdicts import LABELS, Number, Verdict, far_away, judge
 from .verdicts import numbers_of_images, numbers_of_sets, share, statistics
 
 # %% ../nbs/11f_health.ipynb #016c9729
@@ -104,20 +104,7 @@ class Health:
         return f"space {self.space}, seed {self.seed}, {sizes}"
 
     def __repr__(self):
-        lines = [f"Health: {self.head}"]
-        for v in self.verdicts:
-            lines.append(f"  {v.name}? {WORDS[v.found]}: {v.text}")
-            if v.advice:
-                lines.append(f"    what to do: {v.advice}")
-        for name, label in LABELS.items():
-            if v := self.numbers.get(name):
-                beside = cell(v.real, v.real_low, v.real_high)
-                lines.append(f"  {label:42s} {cell(v.value, v.low, v.high):28s}"
-                             + (f" {self.beside} {beside}" if beside else ""))
-        lines += [f"  {note}" for note in self.notes]
-        if self.missing:
-            lines.append(f"  not measured without a reference: {', '.join(self.missing)}")
-        return "\n".join(lines)
+        return as_text(self)
 
     def _repr_html_(self):
         return as_html(self)
@@ -183,17 +170,19 @@ def _columns_of(
     entropy: np.ndarray,  # float64 [M]: nats
     group: np.ndarray,  # int64 [M]: of near-duplicates, -1 alone
 ) -> dict[str, list]:
-    """image; train, distance, ratio: the nearest training image as it is, in the space; match,
-    match_distance, match_ratio, transformation: the nearest under a transformation, in pixels; copy;
-    isolated and times; entropy_term: the image's part of the entropy, low where another is close; group."""
+    """image; copy; match, match_ratio, match_distance, transformation: the training image it is nearest to
+    under a transformation, in pixels; isolated (and no copy) and times; nearest, distance, ratio: the nearest
+    training image as it is, in the space; entropy_term: the image's part of the entropy, low where another is
+    close; group."""
     train = names["train"]
-    columns = dict(image=list(names["generated"]), train=[train[i] for i in found.first],
-                   distance=found.distance.tolist(), ratio=found.ratio.tolist())
+    columns = dict(image=list(names["generated"]), copy=copy.tolist())
     if match is not None:
-        columns |= dict(match=[train[i] for i in match.train], match_distance=match.distance.tolist(),
-                        match_ratio=match.ratio.tolist(), transformation=match.transformation.tolist())
-    return columns | dict(copy=copy.tolist(), isolated=(times > 1).tolist(), times=times.tolist(),
-                          entropy_term=entropy.tolist(), group=[None if g < 0 else int(g) for g in group])
+        columns |= dict(match=[train[i] for i in match.train], match_ratio=match.ratio.tolist(),
+                        match_distance=match.distance.tolist(), transformation=match.transformation.tolist())
+    return columns | dict(
+        isolated=((times > 1) & ~copy).tolist(), times=times.tolist(),
+        nearest=[train[i] for i in found.first], distance=found.distance.tolist(), ratio=found.ratio.tolist(), entropy_term=entropy.tolist(),
+        group=[None if g < 0 else int(g) for g in group])
 
 
 def _group_names(
@@ -267,13 +256,27 @@ def report(
     points = {name: x if space == "pixel" else embed(x, space, **options) for name, x in sets.items()}
     if space != "pixel":
         near = {name: NearestTraining(points[name], points["train"]) for name in points if name != "train"}
+    health = _measured(sets, points, near, (matched, unseen, limits), space=space, n=n, draws=draws, k=k,
+                       show=show, more=more, seed=seed)
+    given = dict(generated=generated, train=train, reference=reference)
+    given = {name: str(x) if isinstance(x, (str, Path)) else name.upper()
+             for name, x in given.items() if x is not None}
+    verdicts = [_advise(v, given, len(health.kept)) for v in health.verdicts]
+    return replace(health, verdicts=verdicts)
+
+# %% ../nbs/11f_health.ipynb #9dd3e0a0
+def _measured(sets: Sets, points: dict, near: dict, copies: tuple, *, space, n, draws, k, show, more,
+              seed) -> Health:
+    "Everything that `report` finds but what to do. copies: matches of both sets, and the limits."
+    matched, unseen, limits = copies
     found, real = near["generated"], near.get("reference")
     g, d, r = (points.get(name) for name in ("generated", "train", "reference"))
-    times = far_away(g, d if r is None else r)
-    over_sets, size = numbers_of_sets(g, d if r is None else r, compare=r is not None, n=n, draws=draws, k=k,
-                                      seed=seed)
-    numbers = numbers_of_images(found, real, times, seed) | over_sets
+    others = d if r is None else r
+    times = far_away(g, others)
+    over_sets, size = numbers_of_sets(g, others, compare=r is not None, n=n, draws=draws, k=k, seed=seed)
+    numbers = {}
     copy = _copies(numbers, limits, space, found, real, matched, unseen, seed)
+    numbers |= numbers_of_images(found, real, np.where(copy, 0, times), seed) | over_sets
     if r is not None and (len(d) <= 10_000 if more is None else more):
         numbers |= statistics(g, d, r, size, seed)
     names = _names(sets)
@@ -288,12 +291,7 @@ def report(
         *_extremes(images, found, matched, times, min(show, len(g))), images,
         {name: _group_names(group, names[name]) for name, group in groups.items()}, limits,
         sets.notes + _said(limits))
-    given = dict(generated=generated, train=train, reference=reference)
-    given = {name: str(x) if isinstance(x, (str, Path)) else name.upper()
-             for name, x in given.items() if x is not None}
-    verdicts = [_advise(v, given, len(health.kept)) for v in health.verdicts]
-    pictures = _pictures(health, sets, found, real, matched, unseen, limits)
-    return replace(health, verdicts=verdicts, pictures=pictures)
+    return replace(health, pictures=_pictures(health, sets, found, real, matched, unseen, limits))
 
 # %% ../nbs/11f_health.ipynb #be517fdc
 def _check(n, draws, show, k):
@@ -374,10 +372,10 @@ def _extremes(
     "Copies first, then the lowest ratio to the next training image; and the farthest from all real images."
     ratio = found.ratio if matched is None else matched.ratio
     distance = found.distance if matched is None else matched.distance
-    near = images["train"] if matched is None else images["match"]
+    near = images["nearest"] if matched is None else images["match"]
     kind = images.get("transformation", ["as it is"] * len(ratio))
     copy = np.array(images["copy"])
-    first, last = np.lexsort((ratio, ~copy))[:count], np.argsort(-times, kind="stable")[:count]
+    first, last = np.lexsort((ratio, ~copy))[:count], np.lexsort((-times, copy))[:count]
     pairs = [dict(generated=images["image"][i], train=near[i], distance=float(distance[i]),
                   ratio=float(ratio[i]), transformation=kind[i], copy=bool(copy[i]), row=int(i))
              for i in first]

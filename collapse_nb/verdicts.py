@@ -36,7 +36,7 @@ class Number:
 
 def say(x: float) -> str:
     "A number as people write it."
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+    return f"{x:,.0f}" if 1000 <= abs(x) < 1e8 else f"{x:.3g}"
 
 
 def cell(value: float, low: float = math.nan, high: float = math.nan) -> str:
@@ -177,7 +177,7 @@ LABELS = dict(  # number -> what it is, in the order of the table
     coverage="coverage",
     precision="precision",
     density="density",
-    isolated="share of isolated images",
+    isolated="share of isolated images, no copies",
     frechet="Frechet distance",
     **{name: statistic.label for name, statistic in TWO_SAMPLES.items()},
 )
@@ -248,8 +248,8 @@ class _Judge:
                               memorized="copies of training images as they are").items():
             x = self.get(name)
             if not math.isnan(x.value):
-                unseen = float(np.nan_to_num(x.real))
-                reasons[f"{x.value:.0%} are {how} (unseen real ones: {unseen:.0%})"] = x.low > unseen + 0.05
+                beside = "" if math.isnan(x.real) else f" (unseen real ones: {x.real:.0%})"
+                reasons[f"{x.value:.0%} are {how}{beside}"] = x.low > float(np.nan_to_num(x.real)) + 0.05
         if not math.isnan(authentic.real):
             reasons[f"{authentic.value:.0%} are authentic (unseen real ones: {authentic.real:.0%})"] = (
                 authentic.high < 0.8 * authentic.real)
@@ -266,8 +266,9 @@ class _Judge:
 
     def garbage(self):
         far = self.get("isolated")
+        beside = "training image" if math.isnan(self.get("gs").real) else "real image"
         return {
-            f"{far.value:.1%} lie farther from any real image than {FAR:.0%} of real images do":
+            f"{far.value:.1%}, copies aside, lie farther from any {beside} than {FAR:.0%} of these do":
                 far.low > 1 - FAR,
             self.both("precision"): self.below("precision", 0.8),
             self.both("density"): self.below("density", 0.5)}

@@ -228,7 +228,7 @@ def test_report_rows_and_what_is_kept(nb, folder, tmp_path):
     rows = pd.read_csv(tmp_path / "rows.csv").set_index("image")
     total = sum(1 for _ in made.rglob("*.png"))
     assert len(rows) == total and rows.loc[["copy0.png", "copy1.png"], "copy"].all()
-    assert rows.loc["copy0.png", "train"] == str(names[0])
+    assert rows.loc["copy0.png", "match"] == str(names[0]) and f"copy0.png is {names[0]}" in said
     kept = {str(p.relative_to(tmp_path / "kept")) for p in (tmp_path / "kept").rglob("*.png")}
     assert kept and not kept & {"copy0.png", "copy1.png"} and kept < set(rows.index)
     assert f"kept: {len(kept)} of {total} images" in said

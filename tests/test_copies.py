@@ -87,7 +87,8 @@ def test_changed_copies_are_found_among_the_paper_s_images():
         train, unseen = (load_images("folder:cifar10-jpeg", split=s) for s in ("train", "heldout"))
     except FileNotFoundError:
         pytest.skip("needs CIFAR-10's JPEG copies")
-    found, limit = table(train, unseen[:2000])
+    some = np.random.default_rng(2).permutation(len(unseen))[:2000]  # the archive is sorted by class
+    found, limit = table(train, unseen[some])
     assert all(found[name] >= least for name, (_, least) in CHANGES.items()), found
     assert limit.alarms <= 0.01 and limit.overlap <= 60, limit
 

@@ -131,6 +131,7 @@ def test_without_a_reference_it_says_what_is_missing():
     assert "not measured without a reference: novelty" in repr(health)
     assert "Not measured without a reference" in health._repr_html_()
     assert H.report(HELDOUT[:50], TRAIN).found("memorizing") is False
+    assert "unseen" not in repr(health) and "any training image" in repr(H.report(V.spoil(HELDOUT[:50], "noise"), TRAIN))
     with pytest.raises(ValueError, match="memorising.*memorizing"):
         health.found("memorising")
 
@@ -188,7 +189,7 @@ def test_one_row_for_each_image(tmp_path):
     export_images(replace(made, labels=None), tmp_path / "made")
     health = H.report(tmp_path / "made", TRAIN, HELDOUT[60:])
     rows = health.to_frame().set_index("image")
-    assert len(rows) == 50 and rows.index[0].endswith(".png") and list(rows.train[:4]) == [0, 1, 2, 3]
+    assert len(rows) == 50 and rows.index[0].endswith(".png") and list(rows.match[:4]) == list(rows.nearest[:4]) == [0, 1, 2, 3]
     assert rows["copy"].tolist() == [True] * 4 + [False] * 46
     assert rows.isolated[-3:].all() and rows.isolated[4:-3].mean() < 0.1
     assert rows.group[4:7].tolist() == rows.group[44:47].tolist() == [0, 1, 2] and rows.group.notna().sum() == 6
@@ -196,6 +197,7 @@ def test_one_row_for_each_image(tmp_path):
     assert rows.entropy_term.mean() == pytest.approx(kl_entropy(made)) and (rows.entropy_term[4:7] < rows.entropy_term.median()).all()
     kept = set(health.kept)
     assert not kept & {0, 1, 2, 3, 44, 45, 46, 47, 48, 49} and {4, 5} <= kept
+    assert f"copies (4 of 4):\n    {rows.index[0]} is 0, as it is (ratio 0.00)" in repr(health)
     page = health.page("my <images>")
     assert page.count("<tr>") > 50 and "my &lt;images&gt;" in page and "http" not in page
 
