@@ -181,7 +181,8 @@ def _columns_of(
                         match_distance=match.distance.tolist(), transformation=match.transformation.tolist())
     return columns | dict(
         isolated=((times > 1) & ~copy).tolist(), times=times.tolist(),
-        nearest=[train[i] for i in found.first], distance=found.distance.tolist(), ratio=found.ratio.tolist(), entropy_term=entropy.tolist(),
+        nearest=[train[i] for i in found.first], distance=found.distance.tolist(),
+        ratio=found.ratio.tolist(), entropy_term=entropy.tolist(),
         group=[None if g < 0 else int(g) for g in group])
 
 
