@@ -138,8 +138,8 @@ def transformed_distances(
     train: torch.Tensor,  # as many
     turns: bool = False,  # quarter turns, too
 ) -> tuple[np.ndarray, np.ndarray]:  # float64 [P]: pixel distance; str [P]: of `TRANSFORMATIONS`
-    """The least distance of each pair over all transformations of the training image. The first whose distance
-    is within a tenth of it is named."""
+    """The least distance of each pair over all transformations of the training image. The first of those
+    within a tenth of it is named."""
     names = [name for name in TRANSFORMATIONS if turns or name != "turned"]
     least = np.empty(len(made))
     which = np.empty(len(made), np.int64)
