@@ -583,6 +583,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'collapse_nb/health_page.py'),
                                          'collapse_nb.health_page.distributions': ( 'health_page.html#distributions',
                                                                                     'collapse_nb/health_page.py'),
+                                         'collapse_nb.health_page.groups_in_words': ( 'health_page.html#groups_in_words',
+                                                                                      'collapse_nb/health_page.py'),
                                          'collapse_nb.health_page.page': ('health_page.html#page', 'collapse_nb/health_page.py'),
                                          'collapse_nb.health_page.tile': ('health_page.html#tile', 'collapse_nb/health_page.py')},
             'collapse_nb.imagenet': { 'collapse_nb.imagenet._in_timms_names': ('imagenet.html#_in_timms_names', 'collapse_nb/imagenet.py'),

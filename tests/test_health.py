@@ -197,6 +197,7 @@ def test_one_row_for_each_image(tmp_path):
     assert rows.entropy_term.mean() == pytest.approx(kl_entropy(made)) and (rows.entropy_term[4:7] < rows.entropy_term.median()).all()
     kept = set(health.kept)
     assert not kept & {0, 1, 2, 3, 44, 45, 46, 47, 48, 49} and {4, 5} <= kept
+    assert "near-duplicates among generated: 6 images in 3 groups; the largest: " in repr(health)
     assert f"copies (4 of 4):\n    {rows.index[0]} is 0, as it is (ratio 0.00)" in repr(health)
     page = health.page("my <images>")
     assert page.count("<tr>") > 50 and "my &lt;images&gt;" in page and "http" not in page
