@@ -73,7 +73,7 @@ def report(a: argparse.Namespace) -> int:
     health = examine(a.generated, a.train, a.reference, space=config.space, n=a.n, side=config.side,
                      draws=a.draws, transformations=not a.no_transformations, turns=a.turns, more=a.more,
                      skip_other=a.skip_other, background=a.background, seed=config.seed, **options)
-    written = _write_files(a, health)
+    written = _write_files(a, health, config.side)
     say("\n".join([str(health), *written]))
     return int(a.strict and any(v.found for v in health.verdicts))
 
@@ -89,7 +89,7 @@ def _check_file(kind: str, file: Path | None, force: bool):
 
 def _check_keep(a: argparse.Namespace):
     "Raises ValueError where --keep has nothing to copy, or would write over something."
-    source = path_of(a.generated.partition(":")[2] or a.generated, "GENERATED")
+    source = _source_of(a)
     if not source.exists():
         raise ValueError(f"keep = {str(a.keep)!r} with GENERATED = {a.generated!r} "
                          "(allowed: where GENERATED is a folder, zip, npz or npy)")
@@ -99,7 +99,7 @@ def _check_keep(a: argparse.Namespace):
     check_out(a.keep, a.force, source)
 
 
-def _write_files(a: argparse.Namespace, health) -> list[str]:
+def _write_files(a: argparse.Namespace, health, side: int | None) -> list[str]:
     "Numbers, page, rows and images, where they were asked for. Says what was written."
     if a.json:
         health.save(a.json)
@@ -113,23 +113,27 @@ def _write_files(a: argparse.Namespace, health) -> list[str]:
         write_text(a.csv, rows.getvalue())
     written = [f"written: {file}" for file in (a.json, a.html, a.csv) if file]
     if a.keep:
-        written.append(f"kept: {_keep(a, health):,} of {len(health.images['image']):,} images, in {a.keep}")
+        total = len(health.images["image"])
+        written.append(f"kept: {_keep(a, health, side):,} of {total:,} images, in {a.keep}")
     return written
 
 
-def _keep(a: argparse.Namespace, health) -> int:  # images
+def _keep(a: argparse.Namespace, health, side: int | None) -> int:  # images
     "Copy files, or write pixels, of the images that nothing is wrong with."
-    from collapse_nb.sets import read_set
+    from collapse_nb.sets import file_names, read_set
     called = [health.images["image"][i] for i in health.kept]
-    source = path_of(a.generated.partition(":")[2] or a.generated, "GENERATED")
-    if a.keep.suffix.lower() != ".npz" and called and isinstance(called[0], str):
-        copy_files(source, called, a.keep)
+    options = dict(skip_other=a.skip_other, background=a.background)
+    if a.keep.suffix.lower() != ".npz":  # files: `_check_keep`
+        copy_files(_source_of(a), called, a.keep)
         return len(called)
-    images = read_set(a.generated, "generated", skip_other=a.skip_other, background=a.background)
-    if called and isinstance(called[0], str):
-        from collapse_nb.sets import file_names
-        names = file_names(source, skip_other=a.skip_other, background=a.background)
-        called = [names.index(name) for name in called]
+    images = read_set(a.generated, "generated", side=side, **options)
+    names = file_names(_source_of(a), **options)
+    rows = called if names is None else [names.index(name) for name in called]
     a.keep.parent.mkdir(parents=True, exist_ok=True)
-    images[called].save(a.keep)
+    images[rows].save(a.keep)
     return len(called)
+
+
+def _source_of(a: argparse.Namespace) -> Path:
+    "Where GENERATED is, if it is a path."
+    return path_of(a.generated.partition(":")[2] or a.generated, "GENERATED")

@@ -8,7 +8,6 @@ __all__ = ['SHIFT', 'SCALES', 'CONTRAST', 'TRANSFORMATIONS', 'SIDE', 'CELLS', 'O
            'calibrate', 'duplicate_groups']
 
 # %% ../nbs/09b_copies.ipynb #ad11bcaf
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -22,7 +21,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from .config import derive_seed
-from .data import Images
+from .data import Images, pixel_digests
 from .metrics import NEAR_DUPLICATE, near_duplicate_distance, same_kind
 from .neighbors import nearest
 
@@ -321,8 +320,7 @@ def duplicate_groups(
     distance: float,  # pixels 0..255: closer ones are near-duplicates
 ) -> np.ndarray:  # int64 [N]: -1 alone, else the number of the group, in the order of its first image
     "Connected components of the pairs that are closer than `distance`; exact copies always are."
-    digests = [hashlib.blake2b(p.tobytes(), digest_size=16).hexdigest() for p in images.pixels]
-    _, first, of = np.unique(digests, return_index=True, return_inverse=True)
+    _, first, of = np.unique(pixel_digests(images), return_index=True, return_inverse=True)
     if len(first) == len(images):  # no exact copies: no copy of the pixels either
         kept, of = images.pixels, np.arange(len(images))
     else:

@@ -21,8 +21,8 @@ from .project import path_of, project_root
 
 # %% auto #0
 __all__ = ['LARGEST_LABEL', 'DATASETS', 'Images', 'from_unit', 'check_varied', 'area_resize', 'Dataset', 'dataset', 'load_digits',
-           'places', 'find', 'download', 'files_in', 'remembered', 'hold_out', 'same_images', 'without_copies',
-           'check_heldout', 'load_images']
+           'places', 'find', 'download', 'files_in', 'remembered', 'pixel_digests', 'hold_out', 'same_images',
+           'without_copies', 'check_heldout', 'load_images']
 
 # %% ../nbs/01_data.ipynb #c49799d0
 LARGEST_LABEL = 999_999  # a network has a row for each label up to the largest
@@ -310,7 +310,10 @@ def remembered(
     return _remembered(read, name, path, side, (_stamp(path),))
 
 # %% ../nbs/01_data.ipynb #1d4dd509
-def _hashes(images: Images) -> np.ndarray:
+def pixel_digests(
+    images: Images,  # N images
+) -> np.ndarray:  # str [N]: equal for images that are equal to the last bit
+    "A short name of each image's pixels."
     return np.array([hashlib.blake2b(p.tobytes(), digest_size=16).digest().hex() for p in images.pixels])
 
 def hold_out(
@@ -318,7 +321,7 @@ def hold_out(
     share: float = .2,  # of the different images
 ) -> tuple[Images, Images]:  # to train on, held out: no image in both, not even a copy
     "A fixed split by hash. Raises ValueError where there are not two different images."
-    keys = _hashes(images)
+    keys = pixel_digests(images)
     different = np.unique(keys)
     if len(different) < 2:
         raise ValueError(
@@ -334,7 +337,7 @@ def same_images(
     others: Images,
 ) -> np.ndarray:  # bool [N]
     "Which of the images are among the others, to the last bit."
-    return np.isin(_hashes(images), _hashes(others))
+    return np.isin(pixel_digests(images), pixel_digests(others))
 
 def without_copies(
     train: Images,  # a published training split

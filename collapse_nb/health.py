@@ -281,8 +281,8 @@ def _measured(sets: Sets, points: dict, near: dict, copies: tuple, *, space, n, 
     if r is not None and (len(d) <= 10_000 if more is None else more):
         numbers |= statistics(g, d, r, size, seed)
     names = _names(sets)
-    groups = {name: duplicate_groups(sets[name], near_duplicate_distance(sets["train"]))
-              for name in ("generated", "train")}
+    near_duplicate = near_duplicate_distance(sets["train"])
+    groups = {name: duplicate_groups(sets[name], near_duplicate) for name in ("generated", "train")}
     entropy = kl_entropy_per_point(g)
     images = _columns_of(names, found, matched, copy, times, entropy, groups["generated"])
     dimensions = math.prod(sets["train"].shape) if space == "pixel" else d.shape[1]

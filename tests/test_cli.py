@@ -234,6 +234,8 @@ def test_report_rows_and_what_is_kept(nb, folder, tmp_path):
     assert f"kept: {len(kept)} of {total} images" in said
     nb("report", made, folder / "photos", "--keep", "kept.npz", "--n", "none")
     assert len(Images.load(tmp_path / "kept.npz")) == len(kept)
+    nb("report", made, folder / "photos", "--keep", "small.npz", "--n", "none", "--side", 6)
+    assert Images.load(tmp_path / "small.npz").shape[1:] == (6, 6), "pictures of several sizes need it"
     for option, value, words in (("--csv", "rows.txt", "csv = .*[.]csv"), ("--keep", "kept", "not empty"), ("--csv", "rows.csv", "exists")):
         assert re.search(words, nb("report", made, folder / "photos", option, value, code=2).stderr)
 
