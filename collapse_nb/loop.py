@@ -159,9 +159,9 @@ def _measured(
     row |= measure(d, g[:config.n_train], e, run.heldout, config.spaces, unseen_images(run, d), config.device)
     row |= _references(run, row)
     row |= {f"share[{s}]": float((d.source == s).mean()) for s in range(run.iteration)}
-    label, known = classes_of(run)
+    label, label_source = classes_of(run)
     if label is not None:
-        row["believed"] = float((known == "believed").mean())
+        row["predicted_labels"] = float((label_source == "predicted").mean())
         row |= {f"class_share[{k}]": float((label == k).mean()) for k in np.unique(label)}
     return row
 
@@ -280,13 +280,13 @@ def remeasure(
     lock = open_run(run.config, run.path)
     try:
         for g in run.generations:
-            known = {k.split("[")[0] for k in g.metrics}
-            new = {k for k, m in METRICS.items() if m.function} - known
+            measured = {k.split("[")[0] for k in g.metrics}
+            new = {k for k, m in METRICS.items() if m.function} - measured
             if not new:
                 continue
             sets = g.train, g.generated[:run.config.n_train], g.eval, run.heldout
             unseen = unseen_images(run.before(g.iteration), g.train)
-            own = lambda *s, known=known: own_metrics(known, **dict(zip(names, s)))
+            own = lambda *s, measured=measured: own_metrics(measured, **dict(zip(names, s)))
             with torch_threads(run.config.threads), points_on(run.config.device):
                 found = in_each_space(run.config.spaces, own, *sets, unseen, device=run.config.device)
             text = json.dumps(g.metrics | found, indent=1)

@@ -108,8 +108,8 @@ def plot_classes(
             ax.text(shares.columns[n], i, f"{v:.0f}", ha="center", va="center", color=color)
     step = -(-len(shares) // 12)
     ax.set_yticks(range(0, len(shares), step), shares.index[::step])
-    predicted = pick(table, "believed", strategy=strategy).value.max() > 0
-    ax.set(xlabel="iteration n", ylabel="class (believed if generated)" if predicted else "class")
+    predicted = pick(table, "predicted_labels", strategy=strategy).value.max() > 0
+    ax.set(xlabel="iteration n", ylabel="class (predicted if generated)" if predicted else "class")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"{strategy}: classes of $D_n$ [%]" + ("" if legible else f", 0 to {top:.0f}"))
 

@@ -78,7 +78,7 @@ class Generation:
     fresh: float  # the share of new real images,
     offered: int  # and how many images of each iteration were in the pool
     label: np.ndarray | None = None  # int64 [N]: class of each image of D_{n+1}; None without labels
-    known: np.ndarray | None = None  # text [N]: how each is known, as `name_classes` says
+    label_source: np.ndarray | None = None  # text [N]: where each label comes from, as `name_classes` says
 
 # %% ../nbs/09e_pools.ipynb #c0466be8
 @dataclasses.dataclass

@@ -45,7 +45,7 @@ def _told(value):
 # %% ../nbs/10_records.ipynb #c39a2784
 _PART = dict(share="source", class_share="label", seconds="stage")  # metric -> of what part, else of a space
 # metric -> the set it measures, as `METRICS` say of the others
-_CLASS_SETS = dict(class_share="D_n", believed="D_n")
+_CLASS_SETS = dict(class_share="D_n", predicted_labels="D_n")
 
 def typed(
     table: pd.DataFrame,  # records, fresh from a file or a run

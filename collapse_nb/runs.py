@@ -164,8 +164,8 @@ def save_choice(
     info: SelectionInfo,  # and how
 ):
     "Which images of the pool, of which source and class, and what the pool was made of: `config`'s."
-    label, known = name_classes(config, pool[index])
-    classes = {} if label is None else dict(label=label, known=known)
+    label, label_source = name_classes(config, pool[index])
+    classes = {} if label is None else dict(label=label, label_source=label_source)
     np.savez_compressed(path, index=index, source=pool.source[index], distance=info.distance,
                         paradigm=config.paradigm, fresh=config.fresh, offered=config.n_generate, **classes)
 
@@ -178,14 +178,14 @@ def load_generation(
         with np.load(folder / "selected.npz", allow_pickle=False) as z:
             index, distance = z["index"], z["distance"]
             paradigm, fresh, offered = (z[k].item() for k in ("paradigm", "fresh", "offered"))
-            label, known = (z[k] if k in z else None for k in ("label", "known"))
+            labels = [z[k] for k in ("label", "label_source")] if "label_source" in z else [None, None]
         g, e = Images.load(folder / "generated.npz"), Images.load(folder / "eval.npz")
     except Exception as problem:  # what is said of damaged bytes has many names
         raise ValueError(f"{folder} is not whole: {problem} (move it and later iterations away, and the same "
                          "command makes them anew)") from None
     row = read_json(folder / "metrics.json")
     return Generation(run.iteration, training_set(run), g, e, index, distance, row, folder,
-                      paradigm, fresh, offered, label, known)
+                      paradigm, fresh, offered, *labels)
 
 def load_run(path: str | Path) -> Run:
     "Read the complete iterations of a run, without the lock. Raises FileNotFoundError where there is none."

@@ -265,7 +265,8 @@ def raise_failures(
 # %% ../nbs/10a_sweep.ipynb #913b57da
 _TEXTS = dict.fromkeys(  # columns in which 45e52868 is no number
     ("arm", "selected_in", "pool_factor", "tau", "guidance", "space", "config", "commit", "stage"), str)
-_IN_RUNS = ("class_share", "believed")  # many rows, read by no comparison: they stay in the run directories
+# many rows, read by no comparison: they stay in the run directories
+_IN_RUNS = ("class_share", "predicted_labels")
 
 def read_table(
     file: str | Path,  # NAME.csv, as `collect` writes it

@@ -119,7 +119,7 @@ def test_every_training_image_has_a_source_and_a_class(greedy):
         is_real = g.train.source == 0
         assert rows.label[is_real].tolist() == [truth[p.tobytes()] for p in g.train.pixels[is_real]]
         if (~is_real).any(): assert rows.label[~is_real].tolist() == probabilities(classifier.model, g.train[~is_real]).argmax(1).tolist()
-        assert (rows.known == np.where(is_real, "given", "believed")).all() and g.metrics["believed"] == (~is_real).mean()
+        assert (rows.label_source == np.where(is_real, "dataset", "predicted")).all() and g.metrics["predicted_labels"] == (~is_real).mean()
         shares = {k: v for k, v in g.metrics.items() if k.startswith("class_share")}
         assert sum(shares.values()) == pytest.approx(1)
         assert shares == {f"class_share[{k}]": v for k, v in rows.label.value_counts(normalize=True).items()}
@@ -129,7 +129,7 @@ def test_a_class_that_was_asked_for_is_the_class(tmp_path):
     generations = run(tmp_path / "r", guidance=1, iterations=2, eval_samples=32)
     table, last = provenance(load_run(tmp_path / "r")), generations[1]
     rows = table[table.iteration == 2]
-    assert rows.label.tolist() == last.train.labels.tolist() and set(rows.known) == {"given", "asked"} and last.metrics["believed"] == 0
+    assert rows.label.tolist() == last.train.labels.tolist() and set(rows.label_source) == {"dataset", "conditioning"} and last.metrics["predicted_labels"] == 0
     first = generations[0]
     assert sorted(np.bincount(first.eval.labels, minlength=10)) == sorted(np.bincount(first.generated.labels, minlength=10))
 
@@ -138,7 +138,7 @@ def test_images_without_labels_have_sources_alone(tmp_path):
     np.savez(tmp_path / "mine.npz", pixels=load_images("digits", n=100).pixels)
     generations = run(tmp_path / "r", dataset=f"npz:{tmp_path / 'mine.npz'}", spaces="pixel", paradigm="replace")
     table = provenance(load_run(tmp_path / "r"))
-    assert (table.label == -1).all() and (table.known == "unknown").all() and set(table.source) == {0, 1}
+    assert (table.label == -1).all() and (table.label_source == "none").all() and set(table.source) == {0, 1}
     assert not any(k.startswith("class_share") for k in generations[1].metrics) and "novelty[pixel]" in generations[1].metrics
     figure = provenance_figure(records(tmp_path / "r"), [most_copied(generations[-1])])
     assert [ax.get_ylabel() for ax in figure.axes[:2]] == ["share of $D_n$", "novelty of $G_n$\n(pixels 0..255)"]
@@ -164,15 +164,15 @@ def test_the_most_copied_are_the_nearest(greedy):
 def test_the_figure_shows_the_records(greedy):
     _, path, generations = greedy
     table = records(path, "s")
-    assert set(table[table.metric.isin(["class_share", "believed", "share", "gs_unseen", "novelty"])].set) == {"D_n", "G_n", "unseen"}
-    assert set(table[table.metric.isin(["class_share", "believed"])].set) == {"D_n"}
+    assert set(table[table.metric.isin(["class_share", "predicted_labels", "share", "gs_unseen", "novelty"])].set) == {"D_n", "G_n", "unseen"}
+    assert set(table[table.metric.isin(["class_share", "predicted_labels"])].set) == {"D_n"}
     figure = provenance_figure(table, [most_copied(generations[0], 6), most_copied(generations[-1], 6, "classifier")])
     sources, classes, novelty, first, last = figure.axes
     real = {round(p.get_x() + p.get_width() / 2): p.get_height() for p in sources.patches[:3]}
     assert real == pytest.approx({g.iteration: g.metrics["share[0]"] for g in generations})
     (curve,) = [line for line in sources.lines if line.get_label() == "equal shares, 1/n"]
     assert curve.get_ydata() == pytest.approx([1, 1 / 2, 1 / 3])
-    assert "believed" in classes.get_ylabel() and len(classes.texts) == 3 * table[table.metric == "class_share"].label.nunique()
+    assert "predicted" in classes.get_ylabel() and len(classes.texts) == 3 * table[table.metric == "class_share"].label.nunique()
     assert novelty.lines[0].get_ydata() == pytest.approx([g.metrics["novelty[pixel]"] for g in generations])
     assert "pixels 0..255" in first.get_title("left") and "classifier features" in last.get_title("left")
     assert len(first.get_xticklabels()) == 6
