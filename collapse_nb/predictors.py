@@ -33,13 +33,16 @@ def points(
     x: str,  # one of `_PREDICTORS`
     space: str = "pixel",  # of x and of GS
     y: str = "gs",  # enters by its logarithm
-) -> pd.DataFrame:  # columns: what a run is, iteration, x, y
+    given: str | None = None,  # a third metric, for a partial correlation; enters by its logarithm
+) -> pd.DataFrame:  # columns: what a run is, iteration, x, y, and z where one is given
     "One point an iteration of a run. Raises ValueError for an x that is not one of `_PREDICTORS`."
     if x not in _PREDICTORS:
         raise ValueError(f"x = {x!r} (allowed: {', '.join(_PREDICTORS)})")
-    both = metric_columns(table, space)[[x, y]]
-    values = np.log(both[x]) if _PREDICTORS[x] else both[x]
-    return pd.DataFrame(dict(x=values, y=np.log(both[y]))).dropna().reset_index()
+    columns = metric_columns(table, space)
+    found = pd.DataFrame(dict(x=np.log(columns[x]) if _PREDICTORS[x] else columns[x], y=np.log(columns[y])))
+    if given:
+        found["z"] = np.log(columns[given])
+    return found.dropna().reset_index()
 
 def within(
     found: pd.DataFrame,  # as `points` returns
@@ -49,9 +52,15 @@ def within(
     return found.assign(x=scaled.x, y=scaled.y)
 
 # %% ../nbs/11d_predictors.ipynb #571c63ac
-def _pearson(pairs: np.ndarray) -> float:
-    "r of the two columns."
-    return float(np.corrcoef(pairs.T)[0, 1])
+def _pearson(
+    points: np.ndarray,  # [N, 2], or [N, 3]
+) -> float:
+    "r of the first two columns; with a third one their partial correlation, freed of what is linear in it."
+    r = np.corrcoef(points.T)
+    if len(r) == 2:
+        return float(r[0, 1])
+    (_, xy, xz), (_, _, yz) = r[:2]
+    return float((xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2)))
 
 def correlation(
     found: pd.DataFrame,  # as `points` returns
@@ -60,13 +69,14 @@ def correlation(
     seed: int = 0,  # everything random is derived from it
 ) -> dict:  # r, low, high; points, runs. No interval (NaN) for fewer than 3 runs
     """Pearson's r with a 95% percentile interval of a bootstrap over whole runs (clusters), since the points
-    of one run depend on each other.
+    of one run depend on each other; where the points have a z, the partial correlation given z.
 
     Few runs make such an interval too narrow; how many there are is returned beside it. Raises ValueError for
     fewer than 3 points."""
     if len(found) < 3:
         raise ValueError(f"{len(found)} points (allowed: at least 3)")
-    of_run = [g[["x", "y"]].to_numpy() for _, g in found.groupby("config", sort=True)]
+    columns = [c for c in ("x", "y", "z") if c in found]
+    of_run = [g[columns].to_numpy() for _, g in found.groupby("config", sort=True)]
     low, high = math.nan, math.nan
     if len(of_run) >= 3:
         rng, draws = np.random.default_rng(derive_seed(seed, 0, "correlation")), []
@@ -74,7 +84,7 @@ def correlation(
             drawn = rng.integers(len(of_run), size=len(of_run))
             draws.append(_pearson(np.concatenate([of_run[i] for i in drawn])))
         low, high = (float(v) for v in np.nanquantile(draws, [.025, .975]))
-    r = _pearson(found[["x", "y"]].to_numpy())
+    r = _pearson(found[columns].to_numpy())
     return dict(r=r, low=low, high=high, points=len(found), runs=len(of_run))
 
 def correlation_text(
