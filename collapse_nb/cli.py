@@ -9,6 +9,7 @@ __all__ = ['parser', 'main']
 import argparse
 import sys
 
+from .cli_check import add_check
 from .cli_options import Parser, hush, speak_anyhow
 from .cli_report import add_report
 from .cli_run import add_run
@@ -30,7 +31,8 @@ environment: COLLAPSE_NB_DATA (where datasets are), COLLAPSE_NB_SETTINGS (anothe
 COLLAPSE_NB_PLUGINS (files that register strategies of your own). Exit code: 0, 2 for bad input, 130 when
 interrupted.""")
     subcommands = p.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (add_run, add_select, add_report): add(subcommands)
+    for add in (add_run, add_select, add_report, add_check):
+        add(subcommands)
     for sub in subcommands.choices.values():
         sub.add_argument("--plugins", metavar="FILE,...",
                          help="modules or .py files of yours that register strategies")
