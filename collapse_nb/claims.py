@@ -208,12 +208,18 @@ CLAIMS = (
            Question("entropy", "pixel", 1, "greedy, guidance=2", _GUIDED),
            Question("frechet", "classifier", -1, "greedy, guidance=2", _GUIDED)),
           ("accumulate",), "paper-mnist-cfg"),
+    Claim(15, "Ours: selection trades precision for recall", "frechet_spaces", "$", "not published",
+          (Question("recall", "classifier", 1, "greedy", "vanilla"),
+           Question("precision", "classifier", -1, "greedy", "vanilla"))),
+    Claim(16, "Ours: a guard against outliers helps where greedy harms", "regime", "$", "not published",
+          tuple(Question("frechet", space, -1, "guarded", "greedy") for space in ("classifier", "pixel"))),
 )
 
 # %% ../nbs/11e_claims.ipynb #760c3f16
 _SPACES = dict(pixel=", pixels", classifier=", classifier features", imagenet=", ImageNet features", none="")
 _METRICS = dict(gs="GS", novelty="novelty", memorized="share of strict copies", frechet="Frechet distance",
-                entropy="entropy of D_n in nats", share="share of real images")
+                entropy="entropy of D_n in nats", share="share of real images", recall="recall",
+                precision="precision")
 
 def question_text(
     question: Question,

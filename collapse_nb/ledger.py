@@ -165,7 +165,7 @@ def published_numbers(
     close = in_papers_regime(last)
     rows = []
     for number in published.itertuples():
-        matching = [c for c in CLAIMS if re.fullmatch(c.published, number.id)]
+        matching = [c for c in CLAIMS if re.match(c.published, number.id)]
         about = dict(id=number.id, published=f"{number.value:,g}",
                      what=f"{number.dataset}, {number.paradigm}, {number.method}: {number.metric} "
                           f"({number.space}), iteration {number.iteration}")
