@@ -52,11 +52,11 @@ def test_t_interval_is_students():
 def test_equal_differences_are_no_certainty():
     t = table([dict(strategy=s, seed=k, value=k + (s == "greedy") / 64) for s in ("vanilla", "greedy") for k in range(2)])
     pair = paired(t, "gs", "pixel", "greedy")
-    assert pair["difference"] == 1 / 64 and verdict_of(pair, 1) == "undecided: no interval" and difference_text(pair).endswith("(the same in 2 seeds, no interval)")
+    assert pair["difference"] == 1 / 64 and verdict_of(pair, 1) == "inconclusive" and difference_text(pair).endswith("(the same in 2 seeds, no interval)")
     rounded = t.assign(value=[0.390625, 0.382812, 0.53125, 0.523438])  # twice 18 of 128 images, in six digits
     assert math.isnan(paired(rounded, "gs", "pixel", "greedy")["low"])
     none = paired(t.assign(value=t.seed), "gs", "pixel", "greedy")
-    assert (none["low"], none["high"]) == (0, 0) and verdict_of(none, 1) == "not reproduced" and "holds zero" in difference_text(none)
+    assert (none["low"], none["high"]) == (0, 0) and verdict_of(none, 1) == "inconclusive" and "holds zero" in difference_text(none)
 
 
 def test_a_difference_is_paired_by_seed():
@@ -101,11 +101,11 @@ def test_change_and_slope_over_sizes():
 
 
 @pytest.mark.parametrize("low, high, sign, verdict", [
-    (1, 2, 1, "reproduced in direction"), (-2, -1, 1, "contradicted"), (-1, 2, 1, "not reproduced"), (0, 2, 1, "not reproduced"),
-    (1, 2, -1, "contradicted"), (-2, -1, -1, "reproduced in direction"), (math.nan, math.nan, -1, "undecided: no interval"),
-    (-1, 2, 0, "reproduced in direction"), (-1, 4, 0, "not reproduced"), (4, 5, 0, "contradicted")])
+    (1, 2, 1, "same direction"), (-2, -1, 1, "opposite"), (-1, 2, 1, "inconclusive"), (0, 2, 1, "inconclusive"),
+    (1, 2, -1, "opposite"), (-2, -1, -1, "same direction"), (math.nan, math.nan, -1, "one seed"),
+    (-1, 2, 0, "same direction"), (-1, 4, 0, "inconclusive"), (4, 5, 0, "opposite")])
 def test_a_verdict_is_the_intervals(low, high, sign, verdict):
-    assert verdict_of(dict(difference=(low + high) / 2, low=low, high=high), sign, None if sign else 3) == verdict
+    assert verdict_of(dict(difference=(low + high) / 2, low=low, high=high, seeds=1), sign, None if sign else 3) == verdict
 
 
 @pytest.mark.parametrize("sign, margin", [(2, None), (0, None), (0, 0), (0, -1)])
@@ -182,9 +182,9 @@ def test_an_ablation_keeps_the_presets_own_runs_and_one_changed_field(fields, ke
 
 def test_studies_may_stand_in_one_text():
     assert study_names("a, b", "c") == ["a", "b", "c"]
-    assert read_records("digits, digits-sizes").equals(read_records("digits", "digits-sizes"))
-    smallest = read_smallest("digits-sizes, digits", strategy="vanilla", paradigm="replace")
-    assert set(smallest.n_train) == {64, 256} and not smallest.duplicated(KEY).any()
+    assert read_records("digits, ablations").equals(read_records("digits", "ablations"))
+    smallest = read_smallest("ablations, digits", strategy="vanilla", paradigm="accumulate")
+    assert set(smallest.n_train) == {128, 256} and not smallest.duplicated(KEY).any()
 
 
 def test_lines_say_which_arm_lacks_a_metric():
@@ -197,8 +197,8 @@ def test_lines_say_which_arm_lacks_a_metric():
 def test_records_name_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="run_sweep.*-p study nothing"): read_records("nothing", folder=tmp_path)
     with pytest.raises(ValueError, match="paradigm = 'mixing'.*replace"): read_records("digits", paradigm="mixing")
-    both = read_records("digits", "digits-sizes", "digits")
-    assert not both.duplicated(KEY).any() and set(both.study) == {"digits", "digits-sizes"}
+    both = read_records("digits", "ablations", "digits")
+    assert not both.duplicated(KEY).any() and set(both.study) == {"digits", "ablations"}
 
 
 def test_a_digest_that_looks_like_a_number_stays_a_text(tmp_path):
@@ -224,12 +224,12 @@ def test_images_are_called_without_their_path():
 
 def test_committed_records_belong_to_the_studies():
     """Every run in a table is a cell of its study's grid: a changed preset makes new runs, and old rows must not stay. The tables converted from
-    the first studies are of presets that are gone; they go when records/new is whole."""
+    the first studies (low-dose) are of presets that are gone."""
     folder = ROOT / "figures" / "records"
     for file in sorted(folder.rglob("*.csv")):
         if not {"config", "study"} <= set(pd.read_csv(file, nrows=1).columns): continue
         found = read_table(file)
-        if file.parent != folder or file.stem in ("demo", "demo-seeds"):
+        if file.parent == folder:
             assert set(found.config) <= {c.digest for c in load_study(file.stem)}, file.name
         assert not found.duplicated(KEY).any() and (found.study == file.stem).all()
         assert found.commit.notna().all() and not found.dataset.str.contains("[/:]").any()

@@ -112,7 +112,7 @@ def test_arms_of_one_strategy_stay_apart(strategy):
 @pytest.fixture(scope="module")
 def swept():
     "Two strategies, each with two shares of fresh images, three seeds."
-    return read_records("digits-fresh")
+    return read_records("digits-fresh", folder="figures/records/low-dose")
 
 
 def test_several_configs_under_one_line_are_refused_by_name(swept):
@@ -138,7 +138,7 @@ def test_the_papers_panels_draw_a_sweep(swept):
 
 @pytest.mark.parametrize("by", ["arm", "fresh", "n_train"])
 def test_any_study_is_drawn(swept, by):
-    some = read_records("digits-sizes") if by == "n_train" else swept
+    some = read_records("digits-sizes", folder="figures/records/low-dose") if by == "n_train" else swept
     fig = study_figure(some, by)
     values = some[some.strategy == "vanilla"][by].unique()
     blocks = 1 if by != "fresh" else 2
