@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -217,3 +218,22 @@ def test_a_run_is_checked(tmp_path, capsys, monkeypatch):
     assert out.startswith("mine\n") and "1 numbers: 1 the same" in out
     assert cli.main(["check", str(tmp_path / "nothing")]) == 2 and "no run" in capsys.readouterr().err
     assert cli.main(["check", str(tmp_path / "runs"), "--expected", str(tmp_path / "none.csv")]) == 2
+
+
+# numbers in the text
+
+
+def test_numbers_in_readme_and_findings_are_the_ledgers(ledger):
+    sys.path.insert(0, str(ROOT / "docs"))
+    import ledger_numbers
+    committed = ledger_numbers.read_ledger()
+    for name in ledger_numbers.FILES:
+        text = (ROOT / name).read_text()
+        assert len(ledger_numbers.PLACE.findall(text)) > 5, name
+        assert ledger_numbers.fill(text, committed) == text, f"{name}: python docs/ledger_numbers.py writes the numbers anew"
+    place = '<!-- claim=10 n_train=256 paradigm=accumulate arm=greedy space=pixel says="{}" -->0.1 times<!-- / -->'
+    filled = ledger_numbers.fill(place.format("same direction"), ledger)
+    row = ledger[(ledger.claim == 10) & (ledger.paradigm == "accumulate") & (ledger.arm == "greedy") & (ledger.space == "pixel")]
+    assert f"-->{size_text(row[row.reading == 'last'].iloc[0])}<!--" in filled
+    for wrong, words in ((place.format("opposite"), "write the words around it anew"), ("<!-- claim=10 -->1<!-- / -->", "rows of the ledger")):
+        with pytest.raises(ValueError, match=words): ledger_numbers.fill(wrong, ledger)
