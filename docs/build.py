@@ -243,8 +243,12 @@ def build(out: Path) -> int:  # Sphinx's exit status
     "Stage the pages and run Sphinx on them; a warning is an error."
     from sphinx.cmd.build import main
 
+    from collapse_nb.explorer import write_explorer
+
     stage_pages(out / "source")
     shutil.rmtree(out / "html", ignore_errors=True)
+    records = next(p for p in (ROOT / "figures/records/new", ROOT / "figures/records") if p.is_dir())
+    write_explorer(records, out / "html" / "explorer.html", home="index.html")
     strict = ["-E", "-W", "--keep-going", "-q"]
     return main(
         [
