@@ -86,7 +86,7 @@ function valueOf(s, side, metric, n) {  // of the seed that is shown, or the mea
 }
 
 function shown(metric, value) {
-  if (value == null) return "not measured";
+  if (value == null) return "–";
   if (metric.percent && !value) return "0%";
   if (metric.percent) return `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`;
   return value.toFixed(metric.digits);
@@ -242,7 +242,8 @@ function drawPictures(side) {
   const run = armOf(s, side).find(r => r.pictures?.iterations.includes(n));
   box.style = s[side] === "none" ? "" : colour(s, side);
   if (!run) {
-    box.innerHTML = `<p class="none">${armOf(s, side).some(r => r.pictures) ? `No pictures of iteration ${n} are` : "No pictures of this run are"} in the records.</p>`;
+    const kept = armOf(s, side).find(r => r.pictures)?.pictures.iterations;
+    box.innerHTML = `<p class="none">${kept ? `Pictures are kept of iterations ${kept.join(", ")} alone.` : "No pictures of this run are in the records."}</p>`;
     return;
   }
   const {height, width, gray} = run.pictures, far = run.pictures.distances[run.pictures.iterations.indexOf(n)], unit = run.values.gs_unseen?.[n - 1];

@@ -75,7 +75,7 @@ SHOWN = (
 _UNIT = "gs_unseen"  # what a pair's distance is compared with
 _ABOUT = dict(
     vanilla="The next training set is drawn at random, the same share from each source.",
-    greedy="The paper's Greedy Selection: images that lie as far apart as possible; entropy stays high.",
+    greedy="The paper's Greedy Selection: images as far apart as possible; entropy stays high.",
     threshold_decay="The paper's Threshold Decay Filter: images farther apart than a threshold, which falls "
                     "until there are enough.",
     max_entropy="Ours: greedy's choice, then every exchange of one image that raises entropy.",
