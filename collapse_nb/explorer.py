@@ -365,11 +365,11 @@ def _pairs_of(run: str, kept: Mapping[str, np.ndarray], n: int) -> str:  # HTML
     paper = 255 * (mine[f"nearest-{n}"].shape[1] == 3)  # a line of one pixel between pictures
     found = sprite({k: np.pad(v, [(0, 0)] * (v.ndim - 2) + [(0, 1)] * 2, constant_values=paper)
                     if v.ndim == 4 else v for k, v in mine.items()})
-    far = ", ".join(f"{d:.0f}" for d in found["distances"][0])
+    far = "distances (pixels 0..255): " + ", ".join(f"{d:.0f}" for d in found["distances"][0])
     words = html.escape(f"{run}: samples of iteration {n} over the training images nearest to them")
-    return (f'<figure style="display:inline-block;margin:0 24px 8px 0"><figcaption>{words}</figcaption>'
-            f'<img alt="{words}; distances {far}" src="{found["sprite"]}" style="width:440px;'
-            f'image-rendering:pixelated"><br><small>distances (pixels 0..255): {far}</small></figure>')
+    return ('<figure style="display:inline-block;margin:0 2% 8px 0;width:46%;max-width:440px"><figcaption>'
+            f'{words}</figcaption><img alt="{words}; {far}" src="{found["sprite"]}" '
+            f'style="width:100%;image-rendering:pixelated"><small>{far}</small></figure>')
 
 def explore(
     *runs: str | Path,  # directories of runs, complete or not; a relative path is meant from the root
