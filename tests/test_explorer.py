@@ -1,4 +1,4 @@
-"""The explorer: what a reader sees in Chromium equals the records, and the same for runs of one's own through widgets."""
+"""The explorer: what a reader sees in Chromium equals the records; runs of one's own through widgets."""
 
 import json
 import re
@@ -28,9 +28,10 @@ SIDES = ("left", "right")
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    "A folder with one study: vanilla under both paradigms, greedy under one, and an arm with other steps of seed 0."
+    "One study: vanilla under both paradigms, greedy under one, and an arm with other steps of seed 0."
     folder = tmp_path_factory.mktemp("records")
-    name = next(n for n, (t, _) in read_studies(RECORDS).items() if t.paradigm.nunique() > 1 and t.seed.nunique() > 1)
+    varied = lambda table: table.paradigm.nunique() > 1 and table.seed.nunique() > 1
+    name = next(n for n, (t, _) in read_studies(RECORDS).items() if varied(t))
     table = read_table(RECORDS / f"{name}.csv")
     table = table[table.arm.isin(["vanilla", "greedy"]) & table.seed.isin([0, 1])]
     table = table[~((table.arm == "greedy") & (table.paradigm == "replace"))]
@@ -49,7 +50,8 @@ def test_studies_are_found_not_listed(small, tmp_path):
     shutil.copy(small / "a.csv", tmp_path / "a.csv")
     data = explorer_data(tmp_path)
     assert sorted(s["name"].split(".")[0] for s in data["studies"]) == ["a", "b"]  # a-more belongs to a
-    assert len(data["runs"]) == len({r["config"] for r in data["runs"]}) and not any(r["pictures"] for r in data["runs"])
+    assert len(data["runs"]) == len({r["config"] for r in data["runs"]})
+    assert not any(r["pictures"] for r in data["runs"])
 
 
 def cut(data: bytes) -> bytes: return data[:len(data) // 2]
@@ -67,13 +69,15 @@ def cut(data: bytes) -> bytes: return data[:len(data) // 2]
 def test_a_damaged_file_is_named(small, tmp_path, name, damage, what):
     for p in small.iterdir(): shutil.copy(p, tmp_path)
     (tmp_path / name).write_bytes(damage((small / name).read_bytes()))
-    with pytest.raises(ValueError, match=f"{what}.*allowed: a whole file"): write_explorer(tmp_path, tmp_path / "e.html")
+    with pytest.raises(ValueError, match=f"{what}.*allowed: a whole file"):
+        write_explorer(tmp_path, tmp_path / "e.html")
     assert not (tmp_path / "e.html").exists()
 
 
 def test_no_records(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match="holds no records of a study.*run_sweep"): write_explorer(folder, tmp_path / "e.html")
+        with pytest.raises(FileNotFoundError, match="holds no records of a study.*run_sweep"):
+            write_explorer(folder, tmp_path / "e.html")
 
 
 def test_two_runs_that_nothing_tells_apart(small, tmp_path):
@@ -89,7 +93,8 @@ def test_a_page_too_large_shows_fewer_pairs(small, tmp_path):
     assert fewer.stat().st_size < whole - 1000
     data = json.loads(re.search(r'id="data">(.*?)</script>', fewer.read_text(), re.S)[1])
     assert 2 <= len(data["runs"][0]["pictures"]["distances"][0]) < 8
-    with pytest.raises(ValueError, match="bytes .allowed: 1,000"): write_explorer(small, tmp_path / "no.html", most=1000)
+    with pytest.raises(ValueError, match="bytes .allowed: 1,000"):
+        write_explorer(small, tmp_path / "no.html", most=1000)
 
 
 def test_the_page_is_one_file_that_asks_nothing_of_a_network(tmp_path):
@@ -105,7 +110,8 @@ def test_the_files_of_the_page_are_in_the_wheel():
     from hatchling.builders.wheel import WheelBuilder
     there = {f.distribution_path for f in WheelBuilder(str(ROOT)).recurse_included_files()}
     for kind in ("html", "css", "js"):
-        assert f"collapse_nb/explorer.{kind}" in there and (files("collapse_nb") / f"explorer.{kind}").is_file()
+        assert f"collapse_nb/explorer.{kind}" in there
+        assert (files("collapse_nb") / f"explorer.{kind}").is_file()
 
 
 # ---- in Chromium
@@ -132,7 +138,8 @@ class Page:
 
     def go(self, **state):  # in the page that is open
         from urllib.parse import urlencode
-        self.driver.execute_script("history.replaceState(null, '', arguments[0]); readLink()", "#" + urlencode(state))
+        code = "history.replaceState(null, '', arguments[0]); readLink()"
+        self.driver.execute_script(code, "#" + urlencode(state))
 
     def js(self, code, *given): return self.driver.execute_script(f"return {code}", *given)
 
@@ -148,16 +155,18 @@ class Page:
 
     def seen(self):
         state = self.js("Object.fromEntries(KEYS.map(k => [k, String(state[k])]))")
-        return SimpleNamespace(**state, text=self.js("document.body.innerText"), status=self.js("$('status').textContent"))
+        text, status = self.js("document.body.innerText"), self.js("$('status').textContent")
+        return SimpleNamespace(**state, text=text, status=status)
 
     def numbers(self, side="left"):  # metric -> values by iteration, as the table on the page says
-        cells = self.js("[...document.querySelectorAll('#table td')].map(e => ({...e.dataset, text: e.textContent}))")
+        cells = "[...document.querySelectorAll('#table td')].map(e => ({...e.dataset, text: e.textContent}))"
         found = {}
-        for c in cells:
-            if c["side"] == side: found.setdefault(c["metric"], []).append(float(c["text"]) if c["text"] else None)
+        for c in self.js(cells):
+            value = float(c["text"]) if c["text"] else None
+            if c["side"] == side: found.setdefault(c["metric"], []).append(value)
         return found
 
-    def errors(self): return [line for line in self.driver.get_log("browser") if "favicon" not in line["message"]]
+    def errors(self): return self.driver.get_log("browser")
 
 
 def recorded(table, config):
@@ -166,7 +175,8 @@ def recorded(table, config):
     found = {}
     for number in SHOWN:
         rows = mine[(mine.metric == number.name) & (mine.space == SPACES.get(number.name, "pixel"))]
-        values = rows.drop_duplicates("iteration").set_index("iteration").value.reindex(range(1, mine.iteration.max() + 1))
+        by_iteration = rows.drop_duplicates("iteration").set_index("iteration").value
+        values = by_iteration.reindex(range(1, mine.iteration.max() + 1))
         found[number.name] = [None if np.isnan(v) else v for v in values]
     return found
 
@@ -177,8 +187,8 @@ def test_every_number_of_every_run_equals_the_records(page):
     data, count = explorer_data(RECORDS), 0
     for study in data["studies"]:
         for run in (data["runs"][i] for i in study["runs"]):
-            page.go(study=study["name"], paradigm=run["paradigm"], n=run["n"], left=run["strategy"], left_with=run["variant"],
-                    right="none", seed=run["seed"], iteration=1)
+            page.go(study=study["name"], paradigm=run["paradigm"], n=run["n"], left=run["strategy"],
+                    left_with=run["variant"], right="none", seed=run["seed"], iteration=1)
             assert page.seen().left == run["strategy"] and page.js("$('note').hidden")
             assert page.numbers() == recorded(tables[run["table"]], run["config"]), run["config"]
             assert run["config"] in page.js("$('origin').textContent")
@@ -198,15 +208,19 @@ def test_cards_pictures_and_sources_move_with_the_slider(page):
             config = page.js(f"shownRuns(state, '{side}')[0].config")
             numbers = recorded(table, config)
             for number in SHOWN:
-                shown = page.js(f"document.querySelector('#card-{number.name} dd[data-side={side}]').textContent")
-                value = numbers[number.name][n - 1]
-                assert float(shown.strip("%")) / (100 if number.percent else 1) == pytest.approx(value, abs=0.51 / 10**number.digits)
-            drawn = page.js(f"[...document.querySelectorAll('#{side} canvas')].map(c => "
-                            "[...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0))")
+                place = f"#card-{number.name} dd[data-side={side}]"
+                shown = page.js(f"document.querySelector('{place}').textContent")
+                shown, value = float(shown.strip("%")), numbers[number.name][n - 1]
+                shown = shown / 100 if number.percent else shown
+                assert shown == pytest.approx(value, abs=0.51 / 10**number.digits)
+            drawn = page.js(f"[...document.querySelectorAll('#{side} canvas')].map(c => [...c.getContext('2d')"
+                            ".getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0))")
             both = np.concatenate([kept[config][f"{kind}-{n}"] for kind in ("generated", "nearest")])
             assert both.shape[1] == 1 and (255 - np.array(drawn) == both.reshape(len(both), -1)).all()
-            label = page.js(f"document.querySelectorAll('#sources svg[role=img]')[{SIDES.index(side)}].ariaLabel")
-            shares = table[(table.config == config) & (table.metric == "share") & (table.iteration == n)].drop_duplicates("source")
+            charts = page.js("[...document.querySelectorAll('#sources svg[role=img]')].map(e => e.ariaLabel)")
+            label = charts[SIDES.index(side)]
+            shares = table[(table.config == config) & (table.metric == "share") & (table.iteration == n)]
+            shares = shares.drop_duplicates("source")
             for source, value in zip(shares.source, shares.value):
                 told = re.search(rf"{f'G_{source}' if source else 'real'} (\d+)%", label.split(f"D_{n}: ")[1])
                 assert told is None and not value or abs(float(told[1]) - 100 * value) <= 0.501
@@ -217,7 +231,8 @@ def test_the_mean_of_all_seeds(page, small):
     page.open("small", paradigm="accumulate", seed="mean", left="vanilla", right="greedy")
     table, n = read_table(small / "a.csv"), page.js("state.iteration")
     for side in SIDES:
-        rows = table[(table.arm == page.js(f"state.{side}")) & (table.paradigm == "accumulate") & (table.iteration == n)]
+        rows = table[(table.arm == page.js(f"state.{side}")) & (table.paradigm == "accumulate")]
+        rows = rows[rows.iteration == n]
         mean = rows[(rows.metric == "entropy") & (rows.space == "pixel")].value.mean()
         assert page.numbers(side)["entropy"][-1] == pytest.approx(mean, rel=1e-5)
     assert "seed 0 alone" in page.seen().text
@@ -228,26 +243,29 @@ def test_what_is_not_recorded_cannot_be_chosen_and_says_why(page):
     options = "[...$('{}').options].map(o => [o.value, o.text, o.disabled])"
     right = {value: (text, off) for value, text, off in page.js(options.format("right_name"))}
     assert right["greedy"] == ("greedy (not in these records)", True) and not right["none"][1]
-    assert page.seen().right == "none" and len(page.js("[...document.querySelectorAll('#cards dd')]")) == len(SHOWN)
+    assert page.seen().right == "none"
+    assert page.js("document.querySelectorAll('#cards dd').length") == len(SHOWN)
     assert [v for v, _, off in page.js(options.format("left_with")) if off] == ["train_steps = 7"]
     page.choose("paradigm", "accumulate")
     page.choose("right_name", "greedy")
     page.choose("left_with", "train_steps = 7")
     assert ["1", "1 (not recorded of both)", True] in page.js(options.format("seed"))
-    assert page.seen().left_with == "train_steps = 7" and "train_steps" in page.js(options.format("left_with"))[0][1]
+    assert page.seen().left_with == "train_steps = 7"
+    assert "train_steps" in page.js(options.format("left_with"))[0][1]
     page.go(n=999, seed=17, left="vanilla")
     assert "n 999" in page.js("$('note').textContent") and not page.js("$('note').hidden")
 
 
 def test_a_link_restores_the_state(page):
     page.open()
-    page.choose("paradigm", page.js("[...$('paradigm').options].find(o => !o.disabled && o.value !== state.paradigm)?.value ?? state.paradigm"))
+    page.choose("paradigm", page.js("[...$('paradigm').options].filter(o => !o.disabled)[0].value"))
     page.choose("seed", page.js("[...$('seed').options].filter(o => !o.disabled).at(-1).value"))
     page.choose("left_name", "greedy")
     page.choose("right_name", "vanilla")
     page.press("\ue012", "\ue012", on="#iteration")
     before, link = page.seen(), page.driver.current_url
-    assert (before.left, before.right, before.iteration) == ("greedy", "vanilla", str(page.js("state.last") - 2))
+    assert (before.left, before.right) == ("greedy", "vanilla")
+    assert before.iteration == str(page.js("state.last") - 2)
     page.driver.get("about:blank")
     page.driver.get(link)
     assert page.seen() == before
@@ -255,7 +273,9 @@ def test_a_link_restores_the_state(page):
 
 def test_arrow_keys_move_the_slider_and_are_told(page):
     page.open(iteration=3)
-    for on, key, expected in (("body", "\ue014", 4), ("body", "\ue012", 3), ("#iteration", "\ue014", 4), ("#iteration", "\ue012", 3)):
+    left, right = "\ue012", "\ue014"
+    moves = [("body", right, 4), ("body", left, 3), ("#iteration", right, 4), ("#iteration", left, 3)]
+    for on, key, expected in moves:
         page.press(key, on=on)
         seen = page.seen()
         assert seen.iteration == str(expected) and seen.status.startswith(f"Iteration {expected} of ")
@@ -276,23 +296,28 @@ def test_keyboard_and_screen_reader_reach_everything(page):
         page.press("\ue004", on=None)
         reached.append(page.js("document.activeElement.id || document.activeElement.tagName.toLowerCase()"))
         assert page.js("getComputedStyle(document.activeElement).outlineStyle") != "none"
-    assert reached == ["study", "paradigm", "n", "seed", "play", "iteration", "left_name", "right_name", "summary"]
-    unnamed = page.js("[...document.querySelectorAll('select, input, button')].filter(e => !(e.labels?.length || e.ariaLabel || e.innerText)).length")
-    assert unnamed == 0
-    assert page.js("[...document.querySelectorAll('svg:not([aria-hidden]), .rows')].every(e => e.role === 'img' && e.ariaLabel.length > 40)")
+    assert reached[:6] == ["study", "paradigm", "n", "seed", "play", "iteration"]
+    assert reached[6:] == ["left_name", "right_name", "summary"]
+    assert page.js("[...document.querySelectorAll('select, input, button')].every("
+                   "e => e.labels?.length || e.ariaLabel || e.innerText)")
+    assert page.js("[...document.querySelectorAll('svg:not([aria-hidden]), .rows')].every("
+                   "e => e.role === 'img' && e.ariaLabel.length > 40)")
     assert "iterations 1 to" in page.js("document.querySelector('#cards svg[role=img]').ariaLabel")
 
 
 @pytest.mark.parametrize("width", [1300, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_and_has_contrast(page, width, scheme):
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=width, height=900, deviceScaleFactor=1, mobile=False))
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[dict(name="prefers-color-scheme", value=scheme)]))
+    size = dict(width=width, height=900, deviceScaleFactor=1, mobile=False)
+    media = dict(features=[dict(name="prefers-color-scheme", value=scheme)])
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
         page.open()
         assert page.js("document.documentElement.scrollWidth") <= width
-        ink, paper = (page.js(f"getComputedStyle(document.body).{k}.match(/\\d+/g).map(Number)") for k in ("color", "backgroundColor"))
-        assert (np.mean(ink) < np.mean(paper)) == (scheme == "light") and abs(np.mean(ink) - np.mean(paper)) > 180
+        ink, paper = (np.mean(page.js(f"getComputedStyle(document.body).{k}.match(/\\d+/g).map(Number)"))
+                      for k in ("color", "backgroundColor"))
+        assert (ink < paper) == (scheme == "light") and abs(ink - paper) > 180
         assert not page.errors()
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -330,7 +355,7 @@ def test_explore_moves_with_its_slider(runs):
             measured = pd.read_csv(runs / strategy / "metrics.csv").set_index("iteration")
             for column in ("novelty[pixel]", "entropy[pixel]", "recall[classifier]"):
                 assert f"<td>{measured.loc[n, column]:.4g}</td>" in numbers.value
-        assert pairs.value.count(f"samples of iteration {n} over") == 4  # a caption and an alternative text a run
+        assert pairs.value.count(f"samples of iteration {n} over") == 4  # caption and alternative text, two runs
         seen[n] = pairs.value, numbers.value, curves.value
         assert curves.value.count("border-left") == 8 and "Are the samples new?" in curves.value
     assert all(a != b for a, b in zip(seen[1], seen[2]))
@@ -343,6 +368,7 @@ def test_explore_says_what_is_wrong(runs, monkeypatch):
     pytest.importorskip("ipywidgets", reason="pip install 'collapse-nb[widgets]'")
     with pytest.raises(FileNotFoundError, match="holds no run"): explore(runs)
     with pytest.raises(ValueError, match="no run is named"): explore()
-    with pytest.raises(ValueError, match="two runs have one name"): explore(runs / "vanilla", runs / "vanilla")
+    with pytest.raises(ValueError, match="two runs have one name"):
+        explore(runs / "vanilla", runs / "vanilla")
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(ImportError, match=r"pip install 'collapse-nb\[widgets\]'"): explore(runs / "vanilla")
