@@ -243,8 +243,11 @@ def build(out: Path) -> int:  # Sphinx's exit status
     "Stage the pages and run Sphinx on them; a warning is an error."
     from sphinx.cmd.build import main
 
+    from collapse_nb.explorer import write_explorer
+
     stage_pages(out / "source")
     shutil.rmtree(out / "html", ignore_errors=True)
+    write_explorer(ROOT / "figures" / "records", out / "html" / "explorer.html", home="index.html")
     strict = ["-E", "-W", "--keep-going", "-q"]
     return main(
         [
