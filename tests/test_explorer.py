@@ -19,7 +19,7 @@ from collapse_nb.explorer import SHOWN, explore, explorer_data, read_studies, wr
 from collapse_nb.loop import run_loop
 from collapse_nb.sweep import read_table
 
-RECORDS = next(p for p in (ROOT / "figures/records/new", ROOT / "figures/records") if p.is_dir())
+RECORDS = ROOT / "figures" / "records"
 SPACES = dict.fromkeys(("frechet", "recall"), "classifier")  # the others: pixels
 SIDES = ("left", "right")
 
