@@ -89,13 +89,22 @@ def show_committed(cells: list[dict], stem: str, origin: Path) -> list[dict]:
     """The cells of a figure's notebook, with the committed picture, which is larger, in place of the first
     output, and what it was drawn from below."""
     at = next((i for i, cell in enumerate(cells) if is_picture(cell)), None)
-    said = provenance(stem, origin, ROOT, notebook=False)
+    said = provenance(stem, origin, ROOT)
     if at is None or not said: return cells
     picture = base64.b64encode((ROOT / "figures" / f"{stem}.png").read_bytes()).decode()
     for output in cells[at]["outputs"]:
         if "image/png" in output.get("data", {}): output["data"]["image/png"] = picture
     below = dict(cell_type="markdown", id=f"from-{stem}"[:64], metadata={}, source=said)
     return [*cells[: at + 1], below, *cells[at + 1 :]]
+
+
+def without_directives(cells: list[dict]) -> list[dict]:
+    "Lines such as `#| export` are for nbdev, not for readers; a cell of nothing else goes."
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            lines = "".join(cell["source"]).splitlines(keepends=True)
+            cell["source"] = [line for line in lines if not line.startswith("#|")]
+    return [cell for cell in cells if "".join(cell["source"]).strip()]
 
 
 def stage_notebook(path: Path, stage: Path) -> None:
@@ -109,7 +118,7 @@ def stage_notebook(path: Path, stage: Path) -> None:
             text = with_provenance("".join(cell["source"]), path, ROOT)
             cell["source"] = rewrite(text, path, f"nbs/{path.name}", stage).splitlines(keepends=True)
         elif alt := own_alt(cell): cell["metadata"]["mystnb"] = dict(image=dict(alt=alt))
-    notebook["cells"] = cells
+    notebook["cells"] = without_directives(cells)
     (stage / "nbs" / path.name).write_text(json.dumps(notebook))
 
 
@@ -117,8 +126,8 @@ def reading_order(parts: list) -> str:  # as `sections.parts` returns
     "The page of notebooks: a table for each part. Minutes are counted from the text."
     text = [
         "# All notebooks, in reading order",
-        "Minutes are for reading, at 200 words of text or 20 lines of code a minute; how long a notebook runs "
-        "is said in [Where to begin](nbs/index.ipynb).",
+        "Minutes are for reading, at 200 words of text or 20 lines of code a minute; how long a notebook "
+        "runs is said in [Where to begin](nbs/index.ipynb).",
     ]
     for heading, what, notebooks in parts:
         table = ["| | notebook | the idea | minutes |", "|---|---|---|--:|"]
@@ -198,7 +207,7 @@ def stage_text(text: str, origin: Path, name: str, stage: Path) -> str:  # as it
     return text
 
 
-def stage_gallery(notebooks: list, order: dict[str, str], stage: Path) -> None:
+def stage_gallery(notebooks: list, order: list[tuple[str, str]], stage: Path) -> None:
     "The gallery, its pictures made small."
     text = stage_text(gallery_page(notebooks, order, ROOT), ROOT / "docs" / "gallery.md", "gallery.md", stage)
     for name in re.findall(r"\]\(pictures/(\w+\.png)\)", text):
@@ -219,7 +228,8 @@ def groups_of(parts: list, guides: list[tuple[str, str]], api: list[str]) -> lis
     for title in ("Start here", "The paper"): titled[title]["open"] = True
     others = [[name, "", title] for name, title in guides if name != "findings"]
     modules = [["api", "", "All modules"], *([page, "", Path(page).name] for page in api)]
-    return [*groups, dict(title="Guides", open=False, pages=others), dict(title="API", open=False, pages=modules)]
+    more = {"Guides": others, "API": modules}
+    return groups + [dict(title=title, open=False, pages=pages) for title, pages in more.items()]
 
 
 def toctree(group: dict) -> str:  # Markdown

@@ -14,7 +14,7 @@ from sections import Notebook
 GITHUB = "https://github.com/collapse-nb/collapse_nb"
 LEDGER_COLUMNS = {"claim", "title", "figure", "regime", "verdict"}
 SAME = "same direction"
-LOOKS = {SAME: "same", "opposite": "opposite", "inconclusive": "open", "one seed": "open", "not tested": "none"}
+LOOKS = {SAME: "same", "opposite": "opposite"}  # verdict -> class of its badge; others are quiet
 
 
 def verdicts(ledger: Path) -> dict[str, Counter]:  # figure -> verdict -> how often
@@ -35,30 +35,34 @@ def badge(
     if not counts: return ""
     total, every = counts.total(), ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
     kind = SAME if counts[SAME] else counts.most_common(1)[0][0]
-    words = kind if total == 1 else f"{counts[kind]} of {total} {kind}"
-    if kind != "opposite" and counts["opposite"]: words += f", {counts['opposite']} opposite"
-    look = "mixed" if kind == SAME and counts["opposite"] else LOOKS.get(kind, "none")
+    words, look = kind if total == 1 else f"{counts[kind]} of {total} {kind}", LOOKS.get(kind, "quiet")
+    if kind != "opposite" and counts["opposite"]:
+        words, look = f"{words}, {counts['opposite']} opposite", "mixed"
     return f'<span class="badge {look}" title="{every}">{words}</span>'
+
+
+def _commit(name: str) -> str:  # Markdown
+    "A commit, short, with a link; changes that were not committed have none."
+    return name if name.endswith("-dirty") else f"[{name[:7]}]({GITHUB}/commit/{name})"
 
 
 def provenance(
     stem: str,  # of the picture: frechet
     origin: Path,  # the file that the words stand in
     root: Path,
-    notebook: bool = True,  # with a link to the notebook
 ) -> str:  # Markdown, with links as they are meant in `origin`; empty for a picture without a JSON
     "What a figure was drawn from: notebook, tables, commits of the runs; and the files that say so."
     file = root / "figures" / f"{stem}.json"
     if not file.is_file(): return ""
-    about = json.loads(file.read_text())
-    up = Path(os.path.relpath(root, origin.parent)).as_posix()
-    tables = [f for f in about.get("sha256", {}).get("records", ()) if f.endswith(".csv") and (root / f).is_file()]
-    commits = [c if c.endswith("-dirty") else f"[{c[:7]}]({GITHUB}/commit/{c})" for c in about.get("commits", ())]
-    source = root / "nbs" / f"fig_{stem}.ipynb"
+    about, up = json.loads(file.read_text()), Path(os.path.relpath(root, origin.parent)).as_posix()
+    records = about.get("sha256", {}).get("records", {})
+    tables = [f for f in records if f.endswith(".csv") and (root / f).is_file()]
+    source = f"nbs/fig_{stem}.ipynb"
     said = []
-    if notebook and source.is_file(): said.append(f"Notebook: [{source.stem}]({up}/nbs/{source.name})")
+    if (root / source).is_file(): said.append(f"Notebook: [fig_{stem}]({up}/{source})")
     if tables: said.append("Records: " + ", ".join(f"[{Path(f).name}]({up}/{f})" for f in tables))
-    if commits: said.append(f"{'Commits' if len(commits) > 1 else 'Commit'} of the runs: " + ", ".join(commits))
+    if commits := about.get("commits"):
+        said.append("Runs of commit" + "s" * (len(commits) > 1) + " " + ", ".join(map(_commit, commits)))
     said.append(f"Files: [SVG]({up}/figures/{stem}.svg), [JSON with digests]({up}/figures/{stem}.json)")
     return "\n".join([":::{container} provenance", ". ".join(said) + ".", ":::"])
 
@@ -96,7 +100,7 @@ def card(notebook: Notebook, counts: Counter | None, origin: Path, root: Path) -
             f"[![Figure: {notebook.title}](../figures/{stem}.png)]({page})",
             f"[{notebook.title}]({page}) {badge(counts)}",
             notebook.idea,
-            provenance(stem, origin, root, notebook=False),
+            provenance(stem, origin, root),
             "::::",
         ]
     )
@@ -104,23 +108,22 @@ def card(notebook: Notebook, counts: Counter | None, origin: Path, root: Path) -
 
 def gallery_page(
     notebooks: list[Notebook],  # of figures, in order
-    sections: dict[str, str],  # as `sections.index_sections`
+    sections: list[tuple[str, str]],  # as `sections.index_sections`
     root: Path,
 ) -> str:  # Markdown, with links as they are meant in docs/gallery.md
-    "A card for each figure, under the headings of the index that list nothing but figures."
+    "A card for each figure, under those headings of the index that list nothing but figures."
     origin, found = root / "docs" / "gallery.md", verdicts(root / "figures" / "records" / "ledger.csv")
-    mixed = {heading for name, heading in sections.items() if not name.startswith("fig_")}
+    mixed = {heading for name, heading in sections if not name.startswith("fig_")}
+    homes = {name: heading for name, heading in sections if heading not in mixed}
     out = [
         "# All figures",
-        "Each is drawn by a notebook from small tables of records. A card leads to the notebook, which says what "
-        "the paper claims and prints what our numbers say of it.",
+        "Each is drawn by a notebook from small tables of records. A card leads to the notebook, which says "
+        "what the paper claims and prints what our numbers say of it.",
         "<!-- explorer -->",
     ]
-    if found: out.append("A badge counts the verdicts of the [ledger](../nbs/ledger.ipynb) on the figure's claims.")
-    homes = {n.name: sections.get(n.name, "More") for n in notebooks}
-    homes = {name: "More" if heading in mixed else heading for name, heading in homes.items()}
-    for heading in dict.fromkeys([*sections.values(), "More"]):
-        mine = [n for n in notebooks if homes[n.name] == heading]
+    if found: out.append("Badges count the [ledger](../nbs/ledger.ipynb)'s verdicts on a figure's claims.")
+    for heading in dict.fromkeys([*homes.values(), "More"]):
+        mine = [n for n in notebooks if homes.get(n.name, "More") == heading]
         if not mine: continue
         cards = [card(n, found.get(n.name.removeprefix("fig_")), origin, root) for n in mine]
         out += [f"## {heading}", ":::::{container} gallery", *cards, ":::::"]

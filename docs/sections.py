@@ -12,7 +12,11 @@ FIGURES = "Figures"
 KINDS = [  # how a notebook's name begins, part, what is in it
     (r"index", "Start here", "In what order to read."),
     (r"ledger", "The paper", "Every published number that we know of, and what our runs say of it."),
-    (r"fig_", FIGURES, "Drawn in seconds from figures/records/: what the paper claims, and what our numbers say."),
+    (
+        r"fig_",
+        FIGURES,
+        "Drawn in seconds from figures/records/: what the paper claims, and what our numbers say.",
+    ),
     (
         r"\d",
         "Library",
@@ -28,8 +32,8 @@ KINDS = [  # how a notebook's name begins, part, what is in it
     (
         r"run_|demo_",
         "Run",
-        "Entry points for papermill, Colab or a terminal. With the demo preset a loop takes minutes on two CPU "
-        "cores, with `-p preset smoke` seconds.",
+        "Entry points for papermill, Colab or a terminal. With the demo preset a loop takes minutes on two "
+        "CPU cores, with `-p preset smoke` seconds.",
     ),
     (r"", "More", "Other notebooks."),
 ]
@@ -66,14 +70,12 @@ def about(name: str, cells: list[dict]) -> Notebook:
 
 def index_sections(
     text: str,  # of nbs/index.ipynb
-) -> dict[str, str]:  # notebook -> heading of its section, in the order of the tables
-    "What the tables of the index list. A notebook that stands in two is placed by the later one."
-    found, heading = {}, ""
+) -> list[tuple[str, str]]:  # notebook, heading of its section
+    "What the tables of the index list, row by row. Where a notebook stands in two, the later one counts."
+    found, heading = [], ""
     for line in text.splitlines():
         if line.startswith("## "): heading = line[3:]
-        if row := re.match(r"\| \[(\w+)\]\(\1\.ipynb\)", line):
-            found.pop(row[1], None)
-            found[row[1]] = heading
+        if row := re.match(r"\| \[(\w+)\]\(\1\.ipynb\)", line): found.append((row[1], heading))
     return found
 
 
@@ -106,16 +108,15 @@ def needed(
 
 def parts(
     notebooks: list[Notebook],
-    sections: dict[str, str],  # as `index_sections`
+    sections: list[tuple[str, str]],  # as `index_sections`
     library: set[str],  # as `needed`
 ) -> list[tuple[str, str, list[Notebook]]]:  # part, what is in it, its notebooks
     """Every notebook in one part, in the order of the index; what the index does not list comes last. A
     section of the index with "tool" in its heading says what a tool is; without one, `library` does."""
-    listed = list(sections)
-    tools = {name for name, heading in sections.items() if "tool" in heading.lower()}
-    place = {n.name: (listed.index(n.name) if n.name in listed else len(listed), n.name) for n in notebooks}
+    place = {name: i for i, (name, _) in enumerate(sections)}
+    tools = {name for name, heading in sections if "tool" in heading.lower()}
     found = {title: [] for _, title, _ in KINDS}
-    for notebook in sorted(notebooks, key=lambda n: place[n.name]):
+    for notebook in sorted(notebooks, key=lambda n: (place.get(n.name, len(sections)), n.name)):
         name = notebook.name
         is_tool = notebook.number and (name in tools if tools else name not in library)
         title = next(t for pattern, t, _ in KINDS if re.match(pattern, "tool" if is_tool else name))
@@ -143,7 +144,9 @@ def sidebar(
     return "\n".join([*out, "</nav>"])
 
 
-def read_notebooks(folder: Path) -> tuple[list[Notebook], dict[str, str]]:  # notebooks, as `index_sections`
+def read_notebooks(
+    folder: Path,
+) -> tuple[list[Notebook], list[tuple[str, str]]]:  # notebooks, and as `index_sections`
     "All notebooks of a folder, and what its index says of their order."
     cells = {p.stem: json.loads(p.read_text())["cells"] for p in sorted(folder.glob("*.ipynb"))}
     return [about(name, c) for name, c in cells.items()], index_sections(markdown_of(cells["index"]))
