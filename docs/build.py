@@ -130,10 +130,12 @@ def reading_order(parts: list) -> str:  # as `sections.parts` returns
         "runs is said in [Where to begin](nbs/index.ipynb).",
     ]
     for heading, what, notebooks in parts:
+        numbered = any(n.number for n in notebooks)
         table = ["| | notebook | the idea | minutes |", "|---|---|---|--:|"]
         for n in notebooks:
             title, idea = (words.replace("|", "&#124;") for words in (n.title, n.idea))
             table.append(f"| {n.number} | [{title}](nbs/{n.name}.ipynb) | {idea} | {n.minutes} |")
+        if not numbered: table = [re.sub(r"^\|[^|]*", "", row) for row in table]
         text += [f"## {heading}", what, "\n".join(table)]
     return "\n\n".join(text) + "\n"
 

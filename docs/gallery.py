@@ -43,7 +43,8 @@ def badge(
 
 def _commit(name: str) -> str:  # Markdown
     "A commit, short, with a link; changes that were not committed have none."
-    return name if name.endswith("-dirty") else f"[{name[:7]}]({GITHUB}/commit/{name})"
+    digits, _, dirty = name.partition("-")
+    return f"{digits[:7]}-{dirty}" if dirty else f"[{digits[:7]}]({GITHUB}/commit/{digits})"
 
 
 def provenance(
@@ -82,9 +83,9 @@ def with_provenance(text: str, origin: Path, root: Path) -> str:  # Markdown
 
 
 def thumbnail(picture: Path, out: Path, width: int = 900) -> None:
-    "The upper part of a picture, three wide and two high, small enough for a page of them."
+    "The upper part of a picture, five wide and three high, small enough for a page of them."
     image = Image.open(picture).convert("RGB")
-    height = min(image.height, image.width * 2 // 3)
+    height = min(image.height, image.width * 3 // 5)
     part = image.crop((0, 0, image.width, height))
     part = part.resize((width, round(width * height / image.width)), Image.Resampling.LANCZOS)
     part.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out, optimize=True)

@@ -13,15 +13,15 @@ KINDS = [  # how a notebook's name begins, part, what is in it
     (r"index", "Start here", "In what order to read."),
     (r"ledger", "The paper", "Every published number that we know of, and what our runs say of it."),
     (
-        r"fig_",
-        FIGURES,
-        "Drawn in seconds from figures/records/: what the paper claims, and what our numbers say.",
-    ),
-    (
         r"\d",
         "Library",
         "One idea each, and the source of the package. Data flows down this list: a notebook uses only those "
         "above it. Each runs in under a minute on two CPU cores; nothing is downloaded.",
+    ),
+    (
+        r"fig_",
+        FIGURES,
+        "Drawn in seconds from figures/records/: what the paper claims, and what our numbers say.",
     ),
     (
         r"tool",
