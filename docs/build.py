@@ -219,15 +219,14 @@ def stage_gallery(notebooks: list, order: list[tuple[str, str]], stage: Path) ->
 
 def groups_of(parts: list, guides: list[tuple[str, str]], api: list[str]) -> list[dict]:  # of the sidebar
     "Title, whether it stands open, and [page, number, title] of its pages."
-    groups = [
-        dict(title=title, open=False, pages=[[f"nbs/{n.name}", n.number, n.title] for n in notebooks])
-        for title, _, notebooks in parts
-    ]
-    titled = {group["title"]: group for group in groups}
-    titled["Start here"]["pages"] += [["notebooks", "", "All notebooks, in reading order"]]
-    first = [["findings", "", dict(guides)["findings"]], ["gallery", "", "All figures"]]
-    titled["The paper"]["pages"][:0] = first
-    for title in ("Start here", "The paper"): titled[title]["open"] = True
+    titles, found = dict(guides), {title: notebooks for title, _, notebooks in parts}
+    before = {"The paper": [["findings", "", titles["findings"]], ["gallery", "", "All figures"]]}
+    after = {"Start here": [["notebooks", "", "All notebooks, in reading order"]]}
+    groups = []
+    for _, title, _ in sections.KINDS:
+        notebooks = [[f"nbs/{n.name}", n.number, n.title] for n in found.get(title, [])]
+        pages = before.get(title, []) + notebooks + after.get(title, [])
+        if pages: groups.append(dict(title=title, open=title in before | after, pages=pages))
     others = [[name, "", title] for name, title in guides if name != "findings"]
     modules = [["api", "", "All modules"], *([page, "", Path(page).name] for page in api)]
     more = {"Guides": others, "API": modules}
@@ -293,6 +292,7 @@ def build(out: Path) -> int:  # Sphinx's exit status
             str(out / "html"),
         ]
     )
+    # what is no page of Sphinx is written into OUT/html before this line
     if status == 0: link_explorer(out / "html")
     return status
 

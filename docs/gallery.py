@@ -38,6 +38,7 @@ def badge(
     words, look = kind if total == 1 else f"{counts[kind]} of {total} {kind}", LOOKS.get(kind, "quiet")
     if kind != "opposite" and counts["opposite"]:
         words, look = f"{words}, {counts['opposite']} opposite", "mixed"
+    elif 2 * counts[kind] <= total: look = "quiet"  # no majority
     return f'<span class="badge {look}" title="{every}">{words}</span>'
 
 

@@ -51,8 +51,8 @@ def link_explorer(
     "The landing page and the gallery lead to explorer.html where the build has put it beside them."
     if not (html / "explorer.html").is_file(): return False
     link = (
-        '<p class="explorer"><a href="explorer.html">Open the explorer</a> Slide through the iterations of '
-        "our runs, two strategies side by side: samples over what they may copy, and the numbers.</p>"
+        '<p class="explorer"><a href="explorer.html">Open the explorer</a><span>Slide through the iterations '
+        "of our runs, two strategies side by side: samples over what they may copy, and numbers.</span></p>"
     )
     for name in ("index.html", "gallery.html"):
         page = html / name

@@ -111,12 +111,13 @@ def parts(
     sections: list[tuple[str, str]],  # as `index_sections`
     library: set[str],  # as `needed`
 ) -> list[tuple[str, str, list[Notebook]]]:  # part, what is in it, its notebooks
-    """Every notebook in one part, in the order of the index; what the index does not list comes last. A
+    """Every notebook in one part, by number or in the order of the index, what that does not list last. A
     section of the index with "tool" in its heading says what a tool is; without one, `library` does."""
     place = {name: i for i, (name, _) in enumerate(sections)}
     tools = {name for name, heading in sections if "tool" in heading.lower()}
     found = {title: [] for _, title, _ in KINDS}
-    for notebook in sorted(notebooks, key=lambda n: (place.get(n.name, len(sections)), n.name)):
+    def order(n): return (0 if n.number else place.get(n.name, len(sections)), n.name)
+    for notebook in sorted(notebooks, key=order):
         name = notebook.name
         is_tool = notebook.number and (name in tools if tools else name not in library)
         title = next(t for pattern, t, _ in KINDS if re.match(pattern, "tool" if is_tool else name))
