@@ -24,7 +24,9 @@ def verdicts(ledger: Path) -> dict[str, Counter]:  # figure -> verdict -> how of
     with ledger.open(newline="") as file:
         table = csv.DictReader(file)
         if not LEDGER_COLUMNS <= set(table.fieldnames or ()): return {}
-        for row in table: found.setdefault(row["figure"], Counter())[row["verdict"]] += 1
+        for row in table:
+            if row.get("reading", "last") == "last":  # another reading of the same rows is no second verdict
+                found.setdefault(row["figure"], Counter())[row["verdict"]] += 1
     return {figure: counts for figure, counts in found.items() if figure}
 
 
@@ -95,11 +97,12 @@ def thumbnail(picture: Path, out: Path, width: int = 900) -> None:
 def card(notebook: Notebook, counts: Counter | None, origin: Path, root: Path) -> str:  # Markdown
     "A figure's card, with links as they are meant in `origin`."
     stem = notebook.name.removeprefix("fig_")
-    page = f"../nbs/{notebook.name}.ipynb"
+    page, shown = f"../nbs/{notebook.name}.ipynb", (root / "figures" / f"{stem}.png").is_file()
+    picture = f"[![Figure: {notebook.title}](../figures/{stem}.png)]({page})"
     return "\n\n".join(
         [
             "::::{container} card",
-            f"[![Figure: {notebook.title}](../figures/{stem}.png)]({page})",
+            picture if shown else "*Not drawn yet.*",
             f"[{notebook.title}]({page}) {badge(counts)}",
             notebook.idea,
             provenance(stem, origin, root),

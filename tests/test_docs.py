@@ -271,6 +271,10 @@ def test_badges_count_the_verdicts_of_the_ledger(tmp_path):
     looks = {figure: re.search(r'class="badge (\w+)"', text)[1] for figure, text in badges.items()}
     assert looks == {"one": "same", "three": "same", "against": "opposite", "both": "mixed", "none": "quiet"}
     assert 'title="2 same direction, 1 inconclusive"' in badges["three"] and gallery.badge(None) == ""
+    columns = ("claim", "title", "figure", "regime", "verdict", "reading")
+    readings = [("c1", "t", "one", "a", "opposite", r) for r in ("last", "last three")]
+    found = gallery.verdicts(ledger(tmp_path / "readings.csv", readings, columns))
+    assert words(gallery.badge(found["one"])) == "opposite"
     older = ledger(
         tmp_path / "older.csv", [("c1", "FID over iterations", "x")], ("claim", "figure", "verdict")
     )
