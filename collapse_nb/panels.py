@@ -375,7 +375,7 @@ def _drawn_from(
 ) -> dict:
     "What stands in the JSON beside a figure."
     names = {k: sorted(map(str, table[k].unique())) for k in ("study", "config", "commit")}
-    return dict(records=Path(records).name, studies=names["study"], configs=names["config"],
+    return dict(records=str(records), studies=names["study"], configs=names["config"],
         commits=names["commit"], **more)
 
 def save_and_show(

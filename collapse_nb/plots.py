@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['plot_novelty', 'plot_provenance', 'plot_classes', 'draw_tiles', 'draw_pairs', 'draw_copies', 'pictures_of', 'setting',
-           'loop_figure', 'provenance_figure', 'in_words', 'describe', 'show', 'save_figure']
+           'loop_figure', 'provenance_figure', 'in_words', 'describe', 'show', 'record_files', 'save_figure']
 
 # %% ../nbs/11_plots.ipynb #3b49e66c
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -365,19 +367,48 @@ def show(
     plt.close(fig)
     return fig
 
+# %% ../nbs/11_plots.ipynb #3ba3f91f
+def record_files(
+    parameters: Mapping,  # as `save_figure` takes them
+) -> list[Path]:  # sorted; empty for a figure that reads no records
+    """The files that a figure was drawn from: table and pictures of each study in the folder `records`, or of
+    the one table that it names; and every other table that a parameter names."""
+    given = project_root() / parameters.get("records", "")
+    folder = given if given.is_dir() else given.parent
+    studies = parameters.get("studies", []) if given.is_dir() else [given.stem]
+    names = [f"{study}{end}" for study in studies for end in (".csv", "-pictures.npz")]
+    names += [v for v in parameters.values() if isinstance(v, str) and v.endswith((".csv", ".npz"))]
+    found = {base / name for name in names for base in (project_root(), folder)}
+    return sorted(file for file in found if file.is_file())
+
+def _name_of(
+    file: Path,
+) -> str:
+    "A file's path from the root, or its name where it lies elsewhere."
+    inside = file.is_relative_to(project_root())
+    return file.relative_to(project_root()).as_posix() if inside else file.name
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    "The sha256 of each file."
+    return {_name_of(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
 # %% ../nbs/11_plots.ipynb #366083cf
 def save_figure(
     fig: Figure,  # what to save
     name: str,  # file name without suffix
-    parameters: dict,  # what it was drawn from; written beside it
+    parameters: dict,  # what it was drawn from; written beside it. `records`: a table, or a folder of them
     out_dir: str | Path = "figures/local",  # a relative path is meant from the root
 ) -> Path:  # the PNG
-    "Write NAME.png, NAME.svg and NAME.json."
+    "Write NAME.png, NAME.svg and NAME.json, which also holds digests of the records and of both pictures."
     folder = project_root() / out_dir
     folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     with plt.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        fig.savefig(
-            folder / f"{name}.svg", metadata={"Date": None, "Title": name, "Description": describe(fig)})
-    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None, "Description": describe(fig)})
-    (folder / f"{name}.json").write_text(json.dumps(parameters, indent=1, default=str) + "\n")
-    return folder / f"{name}.png"
+        fig.savefig(svg, metadata={"Date": None, "Title": name, "Description": describe(fig)})
+    fig.savefig(png, dpi=150, metadata={"Software": None, "Description": describe(fig)})
+    pictures = {Path(file).name: digest for file, digest in _digests([png, svg]).items()}
+    sha256 = dict(records=_digests(record_files(parameters)), pictures=pictures)
+    drawn_with = {library.__name__: library.__version__ for library in (matplotlib, np, pd, sns)}
+    about = parameters | dict(sha256=sha256, drawn_with=drawn_with)
+    png.with_suffix(".json").write_text(json.dumps(about, indent=1, default=str) + "\n")
+    return png

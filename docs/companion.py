@@ -7,10 +7,12 @@ import functools
 import html
 import inspect
 import io
+import json
 import re
 import sys
 import textwrap
 import tokenize
+from pathlib import Path
 from xml.etree import ElementTree
 
 from docutils import nodes
@@ -18,6 +20,8 @@ from docutils.utils.math import MathError, latex2mathml
 from pygments.lexers.special import TextLexer
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
+
+from sections import sidebar
 
 log = logging.getLogger(__name__)
 
@@ -169,11 +173,25 @@ def visit_math(self, node):
     raise nodes.SkipNode
 
 
+def read_groups(app):
+    "builder-inited: the groups of the sidebar, as build.py wrote them."
+    app.config.sidebar_groups = json.loads((Path(app.srcdir) / "sidebar.json").read_text())
+
+
+def put_sidebar(app, page, template, context, doctree):
+    "html-page-context: our sidebar. The theme's is a tree of all headings, and takes half of the build."
+    context["toctree"] = lambda **options: ""
+    context["sidebar"] = sidebar(app.config.sidebar_groups, page)
+
+
 def setup(app):
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     # a diagram for JupyterLab and GitHub, drawn by a script; as text it can be read, too
     app.add_lexer("mermaid", TextLexer)
     app.add_transform(Pictures)
     app.connect("autodoc-process-docstring", process_docstring)
+    app.add_config_value("sidebar_groups", [], "")
+    app.connect("builder-inited", read_groups)
+    app.connect("html-page-context", put_sidebar, priority=400)  # before the theme asks for it
     app.connect("autodoc-skip-member", skip_member)
     return dict(version="1", parallel_read_safe=True, parallel_write_safe=True)

@@ -164,6 +164,9 @@ def test_figures_draw_from_the_committed_records(redrawn, name):
     for suffix in (".png", ".svg", ".json"):
         assert (folder / f"{stem}{suffix}").stat().st_size > 0 and (ROOT / "figures" / f"{stem}{suffix}").exists()
     committed, drawn = (json.loads((p / f"{stem}.json").read_text()) for p in (ROOT / "figures", folder))
+    for said in (committed, drawn):  # other versions of the libraries draw other bits
+        said.pop("drawn_with", None)
+        said.get("sha256", {}).pop("pictures", None)
     assert committed == drawn, "the committed figure was drawn from other records"
 
 
