@@ -50,9 +50,8 @@ def regime_text(
 ) -> str:
     "A regime in words."
     n = f"N = {about['n_train']:,}" if about["n_train"] else "all N"
-    steps = f", {about['train_steps']:,} steps" if about["train_steps"] else ""
     novelty = "" if math.isnan(about["novelty"]) else f", novelty {about['novelty']:.2f}"
-    return f"{about['dataset']}, {n}, {about['paradigm']}{steps}{novelty}"
+    return f"{about['dataset']}, {n}, {about['paradigm']}, {about['train_steps']:,} steps{novelty}"
 
 # %% ../nbs/11e_claims.ipynb #0acf8e05
 LOGARITHMIC = {"gs", "novelty", "frechet"}  # compared as ratios
@@ -240,7 +239,7 @@ def question_text(
 
 def all_sizes(
     table: pd.DataFrame,  # records
-) -> Iterator[tuple[dict, pd.DataFrame]]:  # as `regimes`, with N and steps 0
+) -> Iterator[tuple[dict, pd.DataFrame]]:  # as `regimes`, with N 0
     "Dataset and paradigm, with all N at their presets' steps."
     for (dataset, paradigm), rows in ablation(table).groupby(["dataset", "paradigm"], sort=False):
         yield dict(dataset=dataset, n_train=0, paradigm=paradigm, train_steps=0, novelty=math.nan), rows
