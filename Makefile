@@ -13,7 +13,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 help:
 	@echo "make demo     the loop on 8x8 digits, vanilla against greedy selection, drawn (minutes)"
 	@echo "make test     everything that must hold"
-	@echo "make quick    of it what takes seconds, and a small loop"
+	@echo "make quick    of it the short tests, and a small loop"
 	@echo "make figures  redraw figures/ from figures/records/"
 	@echo "make docs     the documentation -> _docs/html/"
 	@echo "make export   notebooks -> collapse_nb/"
