@@ -8,10 +8,11 @@ READY := .venv/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help install lock demo test quick browser unchanged figures docs export bench gpu gpu-wheels dist clean
+.PHONY: help install lock demo check test quick browser unchanged figures docs export bench gpu gpu-wheels dist clean
 
 help:
 	@echo "make demo     the loop on 8x8 digits, vanilla against greedy selection, drawn (minutes)"
+	@echo "make check    are the numbers of your runs like ours?"
 	@echo "make test     everything that must hold"
 	@echo "make quick    of it the short tests, and a small loop"
 	@echo "make figures  redraw figures/ from figures/records/"
@@ -44,6 +45,10 @@ demo: $(READY)
 	@echo; echo "The comparison:      figures/local/demo.png (and .svg)"
 	@echo "Each run's figure:   figures/local/loop-demo-*.png"
 	@echo "Each run's notebook: runs/demo-*/run_loop.ipynb, its numbers: runs/demo-*/metrics.csv"
+
+# Your runs beside figures/records/expected.csv: the same, within the spread over seeds, or outside.
+check: $(READY)
+	@$(BIN)/collapse-nb check
 
 test: $(READY) browser unchanged
 	$(BIN)/ruff check .

@@ -240,6 +240,6 @@ def question_text(
 def all_sizes(
     table: pd.DataFrame,  # records
 ) -> Iterator[tuple[dict, pd.DataFrame]]:  # as `regimes`, with N 0
-    "Dataset and paradigm, with all N at their presets' steps."
-    for (dataset, paradigm), rows in ablation(table).groupby(["dataset", "paradigm"], sort=False):
-        yield dict(dataset=dataset, n_train=0, paradigm=paradigm, train_steps=0, novelty=math.nan), rows
+    "All N of a dataset, paradigm and number of steps: the authors' steps are the same at every N, too."
+    for values, rows in ablation(table).groupby(["dataset", "paradigm", "train_steps"], sort=False):
+        yield dict(zip(["dataset", "paradigm", "train_steps"], values), n_train=0, novelty=math.nan), rows

@@ -133,7 +133,7 @@ def read_studies(
     for file in sorted(folder.glob("*.csv")):
         beside = file.with_name(f"{file.stem}-pictures.npz")
         with open(file, errors="replace") as f:
-            of_a_study = "arm" in f.readline().strip().split(",")
+            of_a_study = f.readline().startswith("study,arm,")
         if of_a_study or beside.exists() or not file.stat().st_size:
             found[file.stem] = _study_table(file), _study_pictures(beside)
     if not found:
