@@ -39,7 +39,7 @@ demo: $(READY)
 test: $(READY) browser unchanged
 	$(BIN)/ruff check .
 	$(ONE_THREAD) $(BIN)/nbdev-test --n-workers 2 --timing
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # JupyterLab's test drives a browser. Without one it is skipped, or fails where CI or COLLAPSE_NB_BROWSER=1 says that it must run.
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq

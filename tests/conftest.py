@@ -1,7 +1,10 @@
 """What the tests share: the project's root, and notebooks executed as a reader would, through papermill."""
 
+import json
 import os
 import subprocess
+import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -9,6 +12,15 @@ import pytest
 
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+LONGEST = ("notebooks", "installed", "jupyterlab", "loop", "sweep", "docs", "gpu", "health", "parallel", "training")  # begun first: no
+# worker is left alone with one of them at the end
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
 
 
 UNBORN = "Kernel died before"  # its first cell: kernels that start at once may choose the same port, and then one of them is started again
@@ -27,8 +39,34 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def warm():
+    "A Python, for -m MODULE ... and -c CODE ..., that has imported what takes long (see warm.py). Kernels are started by it, too."
+    server = Path(__file__).with_name("warm.py")
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, pytest.MonkeyPatch.context() as patch:
+        python, kernel = Path(folder, "python"), Path(folder, "kernels", "python3", "kernel.json")
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{server}" {folder}/socket "$@"\n')
+        python.chmod(0o755)
+        kernel.parent.mkdir(parents=True)
+        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel.write_text(json.dumps(dict(argv=argv, display_name="Python 3 (ipykernel)", language="python")))
+        started = [sys.executable, "-u", server, f"{folder}/socket"]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        with subprocess.Popen(started, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+            assert process.stdout.readline() == b"warm\n"
+            patch.setenv("JUPYTER_PATH", folder, prepend=os.pathsep)
+            yield str(python)
+            process.stdin.close()
+
+
 @pytest.fixture
-def execute(tmp_path):
+def warm_processes(warm, monkeypatch):
+    "What the library starts, starts warm."
+    monkeypatch.setattr(sys, "executable", warm)
+
+
+@pytest.fixture
+def execute(tmp_path, warm):
     "Run nbs/NAME.ipynb with parameters from the repository root; return the executed notebook."
     import papermill
 

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
@@ -60,7 +59,7 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path):
+def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path, warm_processes):
     good = load_preset("smoke", **SMOKE, iterations=1)
     bad = dataclasses.replace(good, n_train=900, network="UNet48")
     assert notebook_parameters(bad)["more"] == "network=UNet48; train_steps=6; warmup_steps=2; sample_steps=3"
@@ -86,7 +85,7 @@ def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path
 
 
 @pytest.mark.slow
-def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd):
+def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd, warm):
     "Each worker is a process of its own, without this one's plugins and presets; the numbers are those of one process."
     distributed = pytest.importorskip("distributed")
     about = dict(out_dir=tmp_path / "runs", records_dir=tmp_path / "records", figures_dir=tmp_path / "figures", progress=False,
@@ -115,7 +114,7 @@ def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd):
 
 
 @pytest.mark.slow
-def test_a_run_that_missed_its_data_goes_on_when_they_are_there(tmp_path):
+def test_a_run_that_missed_its_data_goes_on_when_they_are_there(tmp_path, warm_processes):
     config = load_preset("smoke", **SMOKE, iterations=1, dataset="folder:pictures", data_root=str(tmp_path), side=8, n_train=16)
     about = dict(figures_dir=tmp_path / "figures", progress=False)
     with executor_for(1) as executor:
@@ -132,13 +131,13 @@ def test_a_run_that_missed_its_data_goes_on_when_they_are_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_stops_its_notebooks_and_goes_on_later(tmp_path):
+def test_an_interrupted_study_stops_its_notebooks_and_goes_on_later(tmp_path, warm):
     (grid,) = read_study("smoke", f"strategy=vanilla; iterations=40; {TINY}")[1:]
     about = dict(out_dir=str(tmp_path / "runs"), records_dir=str(tmp_path), figures_dir=str(tmp_path), workers=1)
     code = ("from collapse_nb.sweep import run_named_study\n"
             f"run_named_study('smoke', more='strategy=vanilla; iterations=40; {TINY}', **{about})")
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where the tests themselves run in the background, which ignores it
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    process = subprocess.Popen([warm, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     path = tmp_path / "runs" / grid[0].name
     try:
         while not (path / "iteration-002").is_dir():
