@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,29 +40,37 @@ def root() -> Path:
     return ROOT
 
 
+@contextmanager
+def warm_python(python: str, environment: dict):
+    "A folder with a Python that has imported what takes long (see warm.py), and with a kernel that it starts."
+    server = Path(__file__).with_name("warm.py")
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:
+        started, kernel = Path(folder, "python"), Path(folder, "kernels", "python3", "kernel.json")
+        started.write_text(f'#!/bin/sh\nexec "{python}" -S -E "{server}" {folder}/socket "$@"\n')
+        started.chmod(0o755)
+        kernel.parent.mkdir(parents=True)
+        argv = [str(started), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel.write_text(json.dumps(dict(argv=argv, display_name="Python 3 (ipykernel)", language="python")))
+        about = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        with subprocess.Popen([python, "-u", server, f"{folder}/socket"], env=environment, **about) as process:
+            assert process.stdout.readline() == b"warm\n"
+            yield Path(folder)
+            process.stdin.close()
+
+
 @pytest.fixture(scope="session")
 def warm():
-    "A Python, for -m MODULE ... and -c CODE ..., that has imported what takes long (see warm.py). Kernels are started by it, too."
-    server = Path(__file__).with_name("warm.py")
-    with tempfile.TemporaryDirectory(prefix="warm-") as folder, pytest.MonkeyPatch.context() as patch:
-        python, kernel = Path(folder, "python"), Path(folder, "kernels", "python3", "kernel.json")
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{server}" {folder}/socket "$@"\n')
-        python.chmod(0o755)
-        kernel.parent.mkdir(parents=True)
-        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        kernel.write_text(json.dumps(dict(argv=argv, display_name="Python 3 (ipykernel)", language="python")))
-        started = [sys.executable, "-u", server, f"{folder}/socket"]
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        with subprocess.Popen(started, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
-            assert process.stdout.readline() == b"warm\n"
-            patch.setenv("JUPYTER_PATH", folder, prepend=os.pathsep)
-            yield str(python)
-            process.stdin.close()
+    "A Python, for -m MODULE ... and -c CODE ..., that starts warm. So do kernels, where this fixture is used."
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    with warm_python(sys.executable, environment) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder), prepend=os.pathsep)
+        yield str(folder / "python")
 
 
 @pytest.fixture
 def warm_processes(warm, monkeypatch):
     "What the library starts, starts warm."
+    import multiprocessing.spawn  # noqa: F401  (it keeps the Python that it finds)
     monkeypatch.setattr(sys, "executable", warm)
 
 

@@ -82,7 +82,7 @@ def kill(process):
 
 def test_killed_in_iteration_3_and_continued(tmp_path, warm):
     "SIGKILL in mid-training; the result is that of an uninterrupted run."
-    change = dict(strategy="greedy", iterations=4, train_steps=40)
+    change = dict(strategy="greedy", iterations=4, train_steps=20)
     code = ("import os, sys; print(os.getpid(), flush=True); from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
             f"for g in run_loop(load_preset('smoke', **{SMOKE | change!r}), sys.argv[1], progress=False): pass")
     killed = tmp_path / "killed"

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
@@ -93,6 +94,7 @@ def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd, warm):
     where = dict(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", local_directory=str(tmp_path / "dask"))
     os.environ["COLLAPSE_NB_PLUGINS"] = ""
     with distributed.LocalCluster(**where) as cluster:
+        with distributed.Client(cluster) as client: client.run(setattr, sys, "executable", warm)
         with pytest.raises(RuntimeError, match="1 of 3 runs failed(.|\n)*broken-N32-s1(.|\n)*ArithmeticError: nothing to choose"):
             run_named_study("smoke", scheduler=cluster.scheduler_address, **about)
         with distributed.Client(cluster) as client:

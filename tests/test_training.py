@@ -117,7 +117,7 @@ def test_a_compiled_network_trains_alike(digits):
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("change", [{}, dict(ema_decay=0.0), dict(channels_last=True), dict(precision="fp16"), dict(guidance=2, objective="ddpm"),
+@pytest.mark.parametrize("change", [{}, dict(ema_decay=0.0), dict(channels_last=True), dict(precision="fp16", batch_size=4), dict(guidance=2, objective="ddpm"),
                                     dict(flip=True, accumulate_steps=2)], ids=str)
 def test_stopped_and_continued_is_the_same_to_the_last_bit(digits, tmp_path, change):
     c, file = config(**change), tmp_path / "training.safetensors"

@@ -16,14 +16,17 @@ import sys
 import threading
 import warnings
 
-IMPORTS = ("papermill.cli", "ipykernel.kernelapp", "matplotlib_inline.config", "torch", "pandas", "scipy.stats",
-           "sklearn.datasets", "matplotlib.pyplot", "PIL.Image", "safetensors.torch", "tqdm",
-           "diffusers.models.unets.unet_2d", "diffusers.schedulers")
+# Not pandas (nor sklearn.datasets, which needs it) and pyplot: they look on import whether they are in a notebook.
+IMPORTS = ("multiprocessing.spawn", "papermill.cli", "ipykernel.kernelapp", "matplotlib_inline.config", "torch",
+           "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image",
+           "safetensors.torch", "diffusers.models.unets.unet_2d", "diffusers.schedulers")
 PASSED_ON = signal.SIGINT, signal.SIGTERM
 
 
 def ask(path: str, arguments: list[str]):
-    "The client: have the server run the command, and end as it ends."
+    "The client: have the server run the command, and end as it ends. What is no command for it runs as ever."
+    if arguments[0] not in ("-m", "-c") or "--multiprocessing-fork" in arguments:
+        os.execv(sys.executable, [sys.executable, *arguments])
     parent = os.getppid()
     server = socket.socket(socket.AF_UNIX)
     server.connect(path)
@@ -51,6 +54,7 @@ class Server:
         with warnings.catch_warnings(action="ignore"):
             for name in IMPORTS: __import__(name)
         gc.freeze()  # collecting would copy the pages that the processes share
+        sys.executable = os.path.join(os.path.dirname(path), "python")  # what the processes start begins warm, too
         self.paths, self.running, self.waiting = sys.path[1:], {}, selectors.DefaultSelector()
         self.listener, (self.ended, tell) = socket.socket(socket.AF_UNIX), socket.socketpair()
         tell.setblocking(False)
@@ -70,7 +74,7 @@ class Server:
 
     def end(self, _):
         for pid in self.running.values(): os.kill(pid, signal.SIGKILL)
-        sys.exit()
+        os._exit(0)
 
     def start(self, listener):
         "A client has come: fork."
