@@ -155,13 +155,9 @@ def test_a_check_that_is_wrong_or_fails_says_so(monkeypatch):
 
 # ---- the command
 
-def command(*options, **more):
-    return subprocess.run([sys.executable, "-m", "collapse_nb.gpu", *map(str, options)], capture_output=True, text=True, **more)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_one_line_says_what_runs(tmp_path):
-    done = command("--out", tmp_path / "o")
+def test_without_a_gpu_one_line_says_what_runs(tmp_path, warm):
+    done = subprocess.run([warm, "-m", "collapse_nb.gpu", "--out", tmp_path / "o"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "o").exists()
     assert "device = 'cuda': torch finds no CUDA GPU here" in done.stderr and "--device cpu" in done.stderr
 
