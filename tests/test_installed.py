@@ -24,7 +24,7 @@ from collapse_nb.cost import placeholder_images
 from collapse_nb.denoiser import Denoiser
 
 INSTALLING = ["run_loop", *sorted(p.stem for p in (ROOT / "nbs").glob("demo_*.ipynb"))]
-TINY = "n_train=12; train_steps=6; warmup_steps=2; batch_size=8; sample_steps=3; iterations=1; network=unet-16-32; precision=float32; threads=1"
+TINY = "n_train=12; train_steps=6; eval_samples=20; warmup_steps=2; batch_size=8; sample_steps=3; iterations=1; network=unet-16-32; precision=float32; threads=1"
 
 
 def clean_environment(home, **more):
