@@ -53,7 +53,7 @@ check: $(READY)
 test: $(READY) browser unchanged
 	$(BIN)/ruff check .
 	$(ONE_THREAD) $(BIN)/nbdev-test --n-workers 2 --timing
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Where the whole of test runs elsewhere: on another Python, on another system.
 quick: $(READY)

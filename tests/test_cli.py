@@ -35,10 +35,10 @@ def environment(**more):
 
 
 @pytest.fixture
-def nb(tmp_path):
+def nb(tmp_path, warm):
     "collapse-nb ARGUMENTS, in a directory of its own."
     def call(*arguments, code=0, **more):
-        command = [sys.executable, "-m", "collapse_nb.cli", *map(str, arguments)]
+        command = [warm, "-m", "collapse_nb.cli", *map(str, arguments)]
         done = subprocess.run(command, cwd=tmp_path, env=environment(**more), capture_output=True, text=True)
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -281,9 +281,9 @@ def test_what_papermill_takes_is_taken_here(nb, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_says_what_is_kept(tmp_path):
+def test_an_interrupted_run_says_what_is_kept(tmp_path, warm):
     more = "train_steps=100000; warmup_steps=2; sample_steps=3; spaces=pixel; checkpoint_steps=20"
-    command = [sys.executable, "-m", "collapse_nb.cli", "run", "--preset", "smoke", "--more", more, "--out-dir", str(tmp_path / "run")]
+    command = [warm, "-m", "collapse_nb.cli", "run", "--preset", "smoke", "--more", more, "--out-dir", str(tmp_path / "run")]
     default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background shell ignores it for its children
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default) as process:
         checkpoint, end = tmp_path / "run" / "iteration-001.partial" / "training.safetensors", time.monotonic() + 300

@@ -4,7 +4,6 @@ import configparser
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
@@ -18,7 +17,7 @@ def test_each_thing_takes_about_ten_lines():
 
 
 @pytest.mark.slow
-def test_selector_sampler_dataset_and_study_of_ones_own(tmp_path):
+def test_selector_sampler_dataset_and_study_of_ones_own(tmp_path, warm):
     "One loop with all three, as the page names them; the study's grid is read with them."
     (tmp_path / "mine.py").write_text("\n".join(BLOCKS))
     study = configparser.ConfigParser()
@@ -51,7 +50,7 @@ assert before.equals(after[after.metric != "later"].reset_index(drop=True))
 assert after[after.metric == "later"][["set", "space", "value"]].values.tolist() == [["D_n", "pixel", 32.0]] * 2
 print(len(generations), config.name)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+    done = subprocess.run([warm, "-c", code], capture_output=True, text=True, cwd=tmp_path,
                           env=os.environ | {"COLLAPSE_NB_PLUGINS": "mine.py"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[0] == "2" and "stripes" in done.stdout and "loners" in done.stdout

@@ -155,13 +155,9 @@ def test_a_check_that_is_wrong_or_fails_says_so(monkeypatch):
 
 # ---- the command
 
-def command(*options, **more):
-    return subprocess.run([sys.executable, "-m", "collapse_nb.gpu", *map(str, options)], capture_output=True, text=True, **more)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_one_line_says_what_runs(tmp_path):
-    done = command("--out", tmp_path / "o")
+def test_without_a_gpu_one_line_says_what_runs(tmp_path, warm):
+    done = subprocess.run([warm, "-m", "collapse_nb.gpu", "--out", tmp_path / "o"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "o").exists()
     assert "device = 'cuda': torch finds no CUDA GPU here" in done.stderr and "--device cpu" in done.stderr
 
@@ -195,7 +191,7 @@ def rows_of(folder, name):
 
 
 @pytest.mark.slow
-def test_the_whole_kit_on_a_cpu(tmp_path, monkeypatch, capsys):
+def test_the_whole_kit_on_a_cpu(tmp_path, monkeypatch, capsys, warm_processes):
     "All four steps write their files; the loop's are records as any study's."
     monkeypatch.setattr(gpu, "CPU", TINY)
     monkeypatch.setattr(gpu_loop, "NOVELTY", (0, 9))  # so few steps have no regime
@@ -225,7 +221,7 @@ def kit(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_novelty_outside_the_regime_asks_for_another_dose_and_time_stops_the_runs(kit, monkeypatch):
+def test_a_novelty_outside_the_regime_asks_for_another_dose_and_time_stops_the_runs(kit, monkeypatch, warm_processes):
     configs = gpu_loop.loop_configs(kit, "unet-16-32", 16, 48)
     monkeypatch.setattr(gpu_loop, "NOVELTY", (9, 10))
     assert gpu_loop.follow_loop(kit, configs, kit.ends, 0.1, True) == "again"
@@ -244,7 +240,7 @@ def test_the_plan_takes_the_best_that_fits(kit):
     assert [gpu_loop.other_dose(v) for v in (0.1, 0.3, 0.55, 0.8, 1.2, float("nan"))] == [0.5, 1, 1, 1, 2, 1]
 
 
-def test_a_run_that_fails_is_told(kit):
+def test_a_run_that_fails_is_told(kit, warm_processes):
     configs = [dataclasses.replace(c, dataset="npz:gone.npz") for c in gpu_loop.loop_configs(kit, "unet-16-32", 16, 48)]
     gpu_loop.follow_loop(kit, configs, kit.ends, 0.1, False)
     assert "gone.npz" in (kit.work / "runs" / f"{configs[0].name}.log").read_text()

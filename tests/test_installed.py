@@ -15,7 +15,7 @@ import matplotlib
 import nbformat
 import pytest
 import torch
-from conftest import ROOT, papermill_process, text_of
+from conftest import ROOT, papermill_process, text_of, warm_python
 from test_data_files import batches
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +24,7 @@ from collapse_nb.cost import placeholder_images
 from collapse_nb.denoiser import Denoiser
 
 INSTALLING = ["run_loop", *sorted(p.stem for p in (ROOT / "nbs").glob("demo_*.ipynb"))]
-TINY = "n_train=12; train_steps=6; warmup_steps=2; batch_size=8; sample_steps=3; iterations=1; network=unet-16-32; precision=float32; threads=1"
+TINY = "n_train=12; train_steps=6; eval_samples=20; warmup_steps=2; batch_size=8; sample_steps=3; iterations=1; network=unet-16-32; precision=float32; threads=1"
 
 
 def clean_environment(home, **more):
@@ -46,11 +46,8 @@ def fresh(tmp_path_factory):
     subprocess.run(install, env=env, cwd=folder, check=True)
     own = next((folder / "venv" / "lib").glob("python3*/site-packages"))
     (own / "borrowed.pth").write_text("\n".join(dict.fromkeys(sysconfig.get_path(p) for p in ("purelib", "platlib"))))
-    kernel = folder / "venv" / "share" / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps(dict(argv=argv, display_name="python3", language="python")))
-    return SimpleNamespace(python=python, env=env, own=own)
+    with warm_python(python, env) as warm:
+        yield SimpleNamespace(python=python, env=env, own=own, warm=warm)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +69,8 @@ def demo(fresh, tmp_path):
         notebook.cells.append(nbformat.v4.new_code_cell("import collapse_nb; print('imported from', collapse_nb.__file__)"))
         nbformat.write(notebook, here / f"{name}.ipynb")
         named = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-        command = [fresh.python, "-m", "papermill", "--no-progress-bar", "-k", "python3", f"{name}.ipynb", out, *named]
-        done = papermill_process(command, cwd=here, env=fresh.env | (env or {}))
+        command = [fresh.warm / "python", "-m", "papermill", "--no-progress-bar", "-k", "python3", f"{name}.ipynb", out, *named]
+        done = papermill_process(command, cwd=here, env=fresh.env | dict(JUPYTER_PATH=str(fresh.warm)) | (env or {}))
         return done, nbformat.read(out, 4)
 
     run.here = here

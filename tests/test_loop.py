@@ -1,8 +1,8 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -74,13 +74,19 @@ def test_two_runs_agree_to_the_byte_and_another_seed_does_not(tmp_path):
         assert all((a[k] == b[k]).all() or k == "distance" for k in a)
 
 
-def test_killed_in_iteration_3_and_continued(tmp_path):
+def kill(process):
+    "SIGKILL to the process that has told its id (it was started by another), which is gone afterwards."
+    os.kill(int(process.stdout.readline()), signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_in_iteration_3_and_continued(tmp_path, warm):
     "SIGKILL in mid-training; the result is that of an uninterrupted run."
-    change = dict(strategy="greedy", iterations=4, train_steps=40)
-    code = ("import sys; from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
+    change = dict(strategy="greedy", iterations=4, train_steps=20)
+    code = ("import os, sys; print(os.getpid(), flush=True); from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
             f"for g in run_loop(load_preset('smoke', **{SMOKE | change!r}), sys.argv[1], progress=False): pass")
     killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", code, str(killed)])
+    process = subprocess.Popen([warm, "-c", code, str(killed)], stdout=subprocess.PIPE)
     try:
         deadline = time.time() + 120
         while not (killed / "iteration-003.partial").exists():
@@ -88,7 +94,7 @@ def test_killed_in_iteration_3_and_continued(tmp_path):
             time.sleep(0.005)
         time.sleep(0.2)
     finally:
-        process.send_signal(signal.SIGKILL); process.wait()
+        kill(process)
     assert not (killed / "iteration-003").exists(), "killed too late to test anything"
     kept = {p: p.stat().st_mtime_ns for n in (1, 2) for p in (killed / f"iteration-00{n}").rglob("*") if p.is_file()}
     run(killed, **change)
@@ -98,20 +104,21 @@ def test_killed_in_iteration_3_and_continued(tmp_path):
     assert not list(killed.glob("*.partial"))
 
 
-def test_killed_in_mid_training_and_continued_from_the_checkpoint(tmp_path):
+def test_killed_in_mid_training_and_continued_from_the_checkpoint(tmp_path, warm):
     "The iteration's work up to the checkpoint is not done again, and the result is the same."
     change = dict(iterations=1, train_steps=60, checkpoint_steps=10)
-    code = ("import sys; from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
+    code = ("import os, sys; print(os.getpid(), flush=True); from collapse_nb.config import load_preset; from collapse_nb.loop import run_loop\n"
             f"for g in run_loop(load_preset('smoke', **{SMOKE | change!r}), sys.argv[1], progress=False): pass")
     killed = tmp_path / "killed"
-    process, file = subprocess.Popen([sys.executable, "-c", code, str(killed)]), killed / "iteration-001.partial" / "training.safetensors"
+    process = subprocess.Popen([warm, "-c", code, str(killed)], stdout=subprocess.PIPE)
+    file = killed / "iteration-001.partial" / "training.safetensors"
     try:
         deadline = time.time() + 120
         while not file.exists():
             assert process.poll() is None and time.time() < deadline, "the run ended before it could be killed"
             time.sleep(0.002)
     finally:
-        process.send_signal(signal.SIGKILL); process.wait()
+        kill(process)
     assert file.exists() and not (killed / "iteration-001").exists(), "killed too late to test anything"
     done, step = [], diffusion.train_step
     with pytest.MonkeyPatch.context() as patch:

@@ -144,14 +144,13 @@ def test_sweep_then_comparison(execute, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def redrawn(tmp_path_factory):
+def redrawn(warm, tmp_path_factory):
     "Every figure drawn anew, two notebooks at a time: name -> its papermill run, and the folder they drew into."
     folder = tmp_path_factory.mktemp("redrawn")
     def draw(name):
         where = ("-p", "out", folder / "ledger.csv") if name == "ledger" else ("-p", "out_dir", folder)
         files = ROOT / "nbs" / f"{name}.ipynb", folder / f"{name}.ipynb"
-        command = [sys.executable, "-m", "papermill", *files, *where, "-k", "python3", "--no-progress-bar"]
-        return papermill_process(command, cwd=ROOT)
+        return papermill_process([warm, "-m", "papermill", *files, *where, "-k", "python3", "--no-progress-bar"], cwd=ROOT)
     with ThreadPoolExecutor(2) as executor: return dict(zip([*FIGURES, "ledger"], executor.map(draw, [*FIGURES, "ledger"]))), folder
 
 

@@ -76,7 +76,8 @@ def test_greedy_is_algorithm_1(seed, size, d, kind, sizes, data):
         got, info = greedy(x, n, start=start, return_info=True)
     assert got.tolist() == naive_greedy(x, n, start) and got.dtype == np.int64
     assert (np.diff(info.distance) <= 0).all() and info.distance[0] == np.inf
-    expected = [np.sqrt(squares(x)[i, got[:j]].min()) for j, i in enumerate(got) if j]
+    away = np.sqrt(squares(x))
+    expected = [away[i, got[:j]].min() for j, i in enumerate(got) if j]
     np.testing.assert_allclose(info.distance[1:], expected, rtol=1e-12)
     assert info.rule == ("start",) + ("farthest",) * (n - 1)
 
@@ -193,7 +194,7 @@ from collapse_nb.selection import greedy, threshold_decay
 import torch
 peak = lambda: 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 x, before = np.load(sys.argv[1], mmap_mode="r"), peak()
-for f in (greedy, threshold_decay): assert len(set(f(x, 300, seed=0).tolist())) == 300
+for f in (greedy, threshold_decay): assert len(set(f(x, 60, seed=0).tolist())) == 60
 print(peak() - before)
 """
 
@@ -267,7 +268,8 @@ def test_guarded_is_greedy_among_the_admitted_then_the_nearest(seed, size, known
     assert info.limit == pytest.approx(limit, rel=1e-12) and info.admitted == len(inside)
     m = min(n, len(inside))
     assert info.rule == (("start",) + ("farthest",) * (m - 1) if m else ()) + (FILL,) * (n - m)
-    expected = [np.sqrt(squares(x)[i, got[:j]].min()) if j else np.inf for j, i in enumerate(got)]
+    away = np.sqrt(squares(x))
+    expected = [away[i, got[:j]].min() if j else np.inf for j, i in enumerate(got)]
     np.testing.assert_allclose(info.distance, expected, rtol=1e-12)
     if inside:
         start = data.draw(st.sampled_from(inside))

@@ -60,7 +60,7 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path):
+def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path, warm_processes):
     good = load_preset("smoke", **SMOKE, iterations=1)
     bad = dataclasses.replace(good, n_train=900, network="UNet48")
     assert notebook_parameters(bad)["more"] == "network=UNet48; train_steps=6; warmup_steps=2; sample_steps=3"
@@ -86,7 +86,7 @@ def test_a_study_runs_what_is_missing_keeps_failures_apart_and_collects(tmp_path
 
 
 @pytest.mark.slow
-def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd):
+def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd, warm):
     "Each worker is a process of its own, without this one's plugins and presets; the numbers are those of one process."
     distributed = pytest.importorskip("distributed")
     about = dict(out_dir=tmp_path / "runs", records_dir=tmp_path / "records", figures_dir=tmp_path / "figures", progress=False,
@@ -94,6 +94,7 @@ def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd):
     where = dict(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", local_directory=str(tmp_path / "dask"))
     os.environ["COLLAPSE_NB_PLUGINS"] = ""
     with distributed.LocalCluster(**where) as cluster:
+        with distributed.Client(cluster) as client: client.run(setattr, sys, "executable", warm)
         with pytest.raises(RuntimeError, match="1 of 3 runs failed(.|\n)*broken-N32-s1(.|\n)*ArithmeticError: nothing to choose"):
             run_named_study("smoke", scheduler=cluster.scheduler_address, **about)
         with distributed.Client(cluster) as client:
@@ -115,7 +116,7 @@ def test_a_study_on_two_workers_of_a_cluster(tmp_path, mine, capfd):
 
 
 @pytest.mark.slow
-def test_a_run_that_missed_its_data_goes_on_when_they_are_there(tmp_path):
+def test_a_run_that_missed_its_data_goes_on_when_they_are_there(tmp_path, warm_processes):
     config = load_preset("smoke", **SMOKE, iterations=1, dataset="folder:pictures", data_root=str(tmp_path), side=8, n_train=16)
     about = dict(figures_dir=tmp_path / "figures", progress=False)
     with executor_for(1) as executor:
@@ -132,13 +133,13 @@ def test_a_run_that_missed_its_data_goes_on_when_they_are_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_stops_its_notebooks_and_goes_on_later(tmp_path):
+def test_an_interrupted_study_stops_its_notebooks_and_goes_on_later(tmp_path, warm):
     (grid,) = read_study("smoke", f"strategy=vanilla; iterations=40; {TINY}")[1:]
     about = dict(out_dir=str(tmp_path / "runs"), records_dir=str(tmp_path), figures_dir=str(tmp_path), workers=1)
     code = ("from collapse_nb.sweep import run_named_study\n"
             f"run_named_study('smoke', more='strategy=vanilla; iterations=40; {TINY}', **{about})")
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where the tests themselves run in the background, which ignores it
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    process = subprocess.Popen([warm, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     path = tmp_path / "runs" / grid[0].name
     try:
         while not (path / "iteration-002").is_dir():

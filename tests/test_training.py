@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -118,7 +117,7 @@ def test_a_compiled_network_trains_alike(digits):
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("change", [{}, dict(ema_decay=0.0), dict(channels_last=True), dict(precision="fp16"), dict(guidance=2, objective="ddpm"),
+@pytest.mark.parametrize("change", [{}, dict(ema_decay=0.0), dict(channels_last=True), dict(precision="fp16", batch_size=4), dict(guidance=2, objective="ddpm"),
                                     dict(flip=True, accumulate_steps=2)], ids=str)
 def test_stopped_and_continued_is_the_same_to_the_last_bit(digits, tmp_path, change):
     c, file = config(**change), tmp_path / "training.safetensors"
@@ -134,7 +133,8 @@ def test_stopped_and_continued_is_the_same_to_the_last_bit(digits, tmp_path, cha
 
 
 KILLED = """
-import sys, torch
+import os, sys, torch
+print(os.getpid(), flush=True)
 from pathlib import Path
 from collapse_nb.config import load_preset
 from collapse_nb.data import load_images
@@ -148,19 +148,21 @@ torch.save({k: v for k, v in model.unet.state_dict().items()}, sys.argv[2])
 """
 
 
-def test_a_kill_in_mid_training_changes_no_bit(tmp_path):
-    def start(name): return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / f"{name}.safetensors"), str(tmp_path / f"{name}.pt")],
-                                             stdout=subprocess.PIPE, text=True)
+def test_a_kill_in_mid_training_changes_no_bit(tmp_path, warm):
+    def start(name):
+        return subprocess.Popen([warm, "-c", KILLED, str(tmp_path / f"{name}.safetensors"), str(tmp_path / f"{name}.pt")],
+                                stdout=subprocess.PIPE, text=True)
     whole = start("whole")
-    assert len(whole.communicate(timeout=900)[0].split()) == 60 and whole.returncode == 0
+    assert len(whole.communicate(timeout=900)[0].split()) == 61 and whole.returncode == 0
     killed = start("killed")
+    process = int(killed.stdout.readline())
     for line in killed.stdout:
         if int(line) >= 25: break
-    killed.send_signal(signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
     assert killed.wait(timeout=300) == -signal.SIGKILL and not (tmp_path / "killed.pt").exists() and (tmp_path / "killed.safetensors").exists()
     before = os.stat(tmp_path / "killed.safetensors").st_mtime_ns
     again = start("killed")
-    assert len(again.communicate(timeout=900)[0].split()) == 60 and os.stat(tmp_path / "killed.safetensors").st_mtime_ns > before
+    assert len(again.communicate(timeout=900)[0].split()) == 61 and os.stat(tmp_path / "killed.safetensors").st_mtime_ns > before
     a, b = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "killed"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
