@@ -264,7 +264,7 @@ def test_wheel_and_sdist_hold_what_they_must(tmp_path):
     stem = f"collapse_nb-{PROJECT['version']}"
     assert wheel.name.startswith(stem) and sdist.name == f"{stem}.tar.gz"
     inside = set(zipfile.ZipFile(wheel).namelist())
-    modules = {f"collapse_nb/{p.name}" for p in (ROOT / "collapse_nb").glob("*.py")}
+    modules = {f"collapse_nb/{p.name}" for p in (ROOT / "collapse_nb").iterdir() if p.suffix in (".py", ".html", ".css", ".js")}
     assert {n for n in inside if ".dist-info/" not in n} == modules | {"collapse_nb/settings.ini", "collapse_nb/run_loop.ipynb"}
     names = {n.removeprefix(f"{stem}/") for n in tarfile.open(sdist).getnames()}
     wanted = "pyproject.toml settings.ini requirements.lock Makefile .ci/run .ci/install README.md CHANGELOG.md CITATION.cff LICENSE"
