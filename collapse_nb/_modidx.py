@@ -817,6 +817,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'collapse_nb.plots': { 'collapse_nb.plots._digests': ('plots.html#_digests', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots._draw_question': ('plots.html#_draw_question', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots._ends': ('plots.html#_ends', 'collapse_nb/plots.py'),
+                                   'collapse_nb.plots._gloss': ('plots.html#_gloss', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots._name_of': ('plots.html#_name_of', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots._pairs_to_show': ('plots.html#_pairs_to_show', 'collapse_nb/plots.py'),
                                    'collapse_nb.plots._plain': ('plots.html#_plain', 'collapse_nb/plots.py'),

@@ -29,6 +29,7 @@ from PIL import Image
 from .curves import line_style, lines, pick, space_title, usual_space
 from .pictures import kept_iterations
 from .project import project_root
+from .selection import STRATEGIES
 
 # %% ../nbs/11_plots.ipynb #18c6b26f
 def _reference_line(
@@ -148,7 +149,9 @@ def draw_pairs(
     both = [kept[f"generated-{iteration}"], kept[f"nearest-{iteration}"]]
     draw_tiles(ax, both, ["generated", "nearest in $D_n$"], size=6)
     distance = kept[f"distance-{iteration}"].mean()
-    ax.set_title(f"{title}iteration {iteration}: mean distance {distance:.0f} (pixels)", loc="left")
+    these = len(kept[f"distance-{iteration}"])
+    words = f"iteration {iteration}, these {these}: mean distance {distance:.0f} (pixels)"
+    ax.set_title(f"{title}{words}", loc="left")
 
 def draw_copies(
     ax: Axes,  # where
@@ -208,8 +211,16 @@ def _pairs_to_show(
     return begin + [(f"{s}, ", s, n) for s, n in last.items() if n > first]
 
 _CHOICES = dict(  # for a newcomer
-    vanilla="vanilla: equal shares at random", greedy="greedy: the paper's selection, keeps entropy high"
-)
+    vanilla="equal shares at random", greedy="the paper's selection, keeps entropy high",
+    threshold_decay="the paper's second selection", max_entropy="greedy, then exchanges (ours)",
+    guarded="greedy without outliers (ours)")
+
+def _gloss(strategy: str) -> str:
+    "What a strategy does, in a few words; of one registered elsewhere what its docstring begins with."
+    doc = getattr(STRATEGIES.get(strategy), "__doc__", None) or ""
+    words = _CHOICES.get(strategy, doc.strip().split("\n")[0].split(". ")[0].rstrip("."))
+    return f"{strategy}: {words[:60]}" if words else strategy
+
 _QUESTIONS = {  # what a newcomer asks -> metric, axis
     "Are the samples new?": ("gs_relative", "GS of $G_n$ over GS of unseen\nreal images (pixels); 0: copies"),
     "Is the training set varied?": ("entropy", "entropy of $D_n$\n(pixels, nats)"),
@@ -252,7 +263,7 @@ def loop_figure(
     for ax, question in zip(axes, _QUESTIONS):
         _draw_question(ax, table, question)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, [_CHOICES.get(s, s) for s in labels], loc="outside upper center", ncols=2, fontsize=9,
+    fig.legend(handles, [_gloss(s) for s in labels], loc="outside upper center", ncols=2, fontsize=9,
         title=title)
     for ax, s in zip(middle.subplots(1, len(bars), squeeze=False, sharey=True).flat, bars):
         plot_provenance(ax, table, s)
