@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from .claims import LOGARITHMIC
 from .config import load_study
-from .evidence import read_records, recorded_studies
+from .evidence import LOGARITHMIC, read_records, recorded_studies
 from .project import project_root
 from .records import records
 from .runs import read_config
@@ -89,7 +88,10 @@ def _state(row) -> str:
         return "the same"
     if math.isnan(row.low):
         return "one seed"
-    return "within" if row.low <= row.yours <= row.high else "outside"
+    if not row.low <= row.yours <= row.high:
+        return "outside"
+    says_little = row.high > 10 * row.low if row.metric in LOGARITHMIC else (row.low, row.high) == (0, 1)
+    return "within, wide" if says_little else "within"
 
 def check_text(
     found: pd.DataFrame,  # as `check_run` returns
@@ -97,6 +99,5 @@ def check_text(
     "A table and a sentence."
     counts = found.state.value_counts()
     words = ", ".join(f"{n} {state}" for state, n in counts.items())
-    chance = f" (by chance: about {0.05 * len(found):.1f})" if counts.get("outside") else ""
     numbers = found.assign(**{k: [f"{v:.4g}" for v in found[k]] for k in ("yours", "ours", "low", "high")})
-    return f"{numbers.to_string(index=False)}\n{len(found)} numbers: {words}{chance}"
+    return f"{numbers.to_string(index=False)}\n{len(found)} numbers: {words}"

@@ -37,7 +37,7 @@ def _readings(question: Question, rows: pd.DataFrame) -> Iterator[tuple[str, dic
 
 def _on_log_scale(found: dict) -> dict:
     "A ratio as the difference of logarithms."
-    return found | {k: math.log(found[k]) for k in ("difference", "low", "high")}
+    return found | {k: math.log(found[k]) for k in ("difference", "low", "high")} | dict(ratio=False)
 
 def _rows_of(claim: Claim, in_regimes: list, over_sizes: list) -> Iterator[dict]:
     "The ledger's rows of one claim."
@@ -75,8 +75,9 @@ def make_ledger(
                         regime=f"preset {claim.preset}", reading="last")
         rows += found or [untested]
     ledger = pd.DataFrame(rows)
-    last = ledger.reading == "last"
-    ledger.loc[last, "holm"] = holm(ledger.p[last])
+    close = (ledger.reading == "last") & in_papers_regime(ledger)
+    for _, rows in ledger[close].groupby("claim"):
+        ledger.loc[rows.index, "holm"] = holm(rows.p)
     whole = ["n_train", "train_steps", "iteration", "seeds"]
     ledger[whole] = ledger[whole].astype("Int64")
     order = ["claim", "title", "figure", "regime", *REGIME, "novelty", "arm", "base", "metric", "space",
@@ -150,11 +151,13 @@ def count_verdicts(
     "How many intervals were looked at, what they say, and how many survive Holm's correction."
     last = ledger[ledger.reading == "last"]
     counts = last.verdict.value_counts()
-    tested, sure = last[last.p.notna()], last[last.holm < 0.05]
+    tested, sure = last[last.holm.notna()], last[last.holm < 0.05]
     of = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
     sides = ", ".join(f"{n} {verdict}" for verdict, n in sure.verdict.value_counts().items()) or "none"
-    return (f"{len(last)} comparisons at the last iteration: {of}. {len(tested)} of them have a p value; "
-            f"{len(sure)} survive Holm's correction at 5% ({sides}).")
+    at_once = (holm(tested.p) < 0.05).sum()
+    return (f"{len(last)} comparisons at the last iteration: {of}. Where novelty is as the paper's, "
+            f"{len(tested)} have a p value; {len(sure)} survive Holm's correction within their claim at 5% "
+            f"({sides}), {at_once} one over all claims at once.")
 
 def published_numbers(
     published: pd.DataFrame,  # paper_claims.csv

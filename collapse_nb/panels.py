@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .curves import STYLE, dataset_title, line_style, lines, metric_title, one_line, pick
 from .curves import short_title, size_style, usual_space, with_space
-from .evidence import change, difference_text, last_common, paired, verdict_of
+from .evidence import LOGARITHMIC, change, difference_text, last_common, paired, verdict_of
 from .metrics import t_interval
 from .plots import save_figure, show
 from .project import project_root
@@ -235,8 +235,7 @@ def metric_grid(
 
 # %% ../nbs/11b_panels.ipynb #9b72b248
 CLAIMED = dict(  # metric -> the sign of a healthier loop, as the paper claims of selection
-    gs=1, novelty=1, memorized=-1, entropy=1, entropy_generated=1, frechet=-1, precision=1, recall=1,
-    coverage=1
+    gs=1, novelty=1, memorized=-1, entropy=1, entropy_generated=1, frechet=-1, recall=1, coverage=1
 )
 
 def pairs_of(
@@ -272,10 +271,11 @@ def panel_words(
             if not {arm, base} <= there:
                 continue
             for metric, space in [with_space(m, some) for m in metrics]:
-                found = paired(some, metric, space, arm, base)
+                found = paired(some, metric, space, arm, base, ratio=metric in LOGARITHMIC)
                 words = f"{name}, {paradigm}, iteration {found['iteration']}: {metric} [{space}]"
                 claim = _claim(found, CLAIMED.get(metric))
-                out.append(f"{words}, {arm} - {base}: {difference_text(found)}{claim}")
+                to = "over" if found["ratio"] else "-"
+                out.append(f"{words}, {arm} {to} {base}: {difference_text(found)}{claim}")
     return "\n".join(out)
 
 def change_words(
@@ -288,7 +288,7 @@ def change_words(
     for name, paradigm, some in each_setting(in_order(table)):
         for arm, one in some.groupby("arm", sort=False):
             for metric, space in [with_space(m, one) for m in metrics]:
-                found = change(one, metric, space)
+                found = change(one, metric, space, ratio=metric in LOGARITHMIC)
                 words = f"iteration {found['iteration']} against 1: {difference_text(found, 4)}"
                 sign = -CLAIMED.get(metric, 0) if one.strategy.iloc[0] in slides else 0
                 if sign:

@@ -52,6 +52,8 @@ def within(
     return found.assign(x=scaled.x, y=scaled.y)
 
 # %% ../nbs/11d_predictors.ipynb #571c63ac
+_FEWEST = 6  # runs: of three a bootstrap draws one run alone too often, and its interval is their range
+
 def _pearson(
     points: np.ndarray,  # [N, 2], or [N, 3]
 ) -> float:
@@ -67,7 +69,7 @@ def correlation(
     *,
     repeats: int = 2000,
     seed: int = 0,  # everything random is derived from it
-) -> dict:  # r, low, high; points, runs. No interval (NaN) for fewer than 3 runs
+) -> dict:  # r, low, high; points, runs. No interval (NaN) for fewer than 6 runs
     """Pearson's r with a 95% percentile interval of a bootstrap over whole runs (clusters), since the points
     of one run depend on each other; where the points have a z, the partial correlation given z.
 
@@ -78,7 +80,7 @@ def correlation(
     columns = [c for c in ("x", "y", "z") if c in found]
     of_run = [g[columns].to_numpy() for _, g in found.groupby("config", sort=True)]
     low, high = math.nan, math.nan
-    if len(of_run) >= 3:
+    if len(of_run) >= _FEWEST:
         rng, draws = np.random.default_rng(derive_seed(seed, 0, "correlation")), []
         for _ in range(repeats):
             drawn = rng.integers(len(of_run), size=len(of_run))

@@ -56,7 +56,7 @@ def fill(text: str, ledger: pd.DataFrame) -> str:
 def read_ledger() -> pd.DataFrame:
     "The committed one."
     whole = dict.fromkeys(("n_train", "train_steps", "iteration", "seeds"), "Int64")
-    return pd.read_csv(ROOT / "figures" / "records" / "ledger.csv", dtype=whole, keep_default_na=True)
+    return pd.read_csv(ROOT / "figures" / "records" / "ledger.csv", dtype=whole).fillna(dict(base=""))
 
 
 if __name__ == "__main__":
