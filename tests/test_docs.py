@@ -42,7 +42,7 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(site):
     "{name without .html: text} of what Sphinx wrote: the explorer is tested elsewhere."
-    files = [p for p in site.rglob("*.html") if p.name != "explorer.html"]
+    files = [p for p in site.rglob("*.html") if p != site / "explorer.html"]
     return {str(p.relative_to(site).with_suffix("")): p.read_text() for p in files}
 
 
@@ -238,8 +238,8 @@ def test_the_files_that_a_figure_was_drawn_from():
         f"{folder}/demo-pictures.npz",
         f"{folder}/demo.csv",
     ]
-    assert names(records=folder, studies=["fashion", "none"], selection="max-entropy.csv") == [
-        f"{folder}/fashion-pictures.npz", f"{folder}/fashion.csv", f"{folder}/max-entropy.csv"]
+    assert names(records=folder, studies=["digits", "none"], selection="max-entropy.csv") == [
+        f"{folder}/digits-pictures.npz", f"{folder}/digits.csv", f"{folder}/max-entropy.csv"]
     claims = f"{folder}/paper_claims.csv"
     assert names(records=f"{folder}/real-sizes.csv", claims=claims) == [claims, f"{folder}/real-sizes.csv"]
 

@@ -132,7 +132,7 @@ def test_the_papers_panels_draw_a_sweep(swept):
     drawn = [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
     assert set(drawn) == set(swept.arm)
     words = panel_words(swept, "gs").splitlines()
-    assert len(words) == 2 and all("greedy, fresh=0." in w and "- vanilla, fresh=0." in w for w in words)
+    assert len(words) == 2 and all("greedy, fresh=0." in w and "over vanilla, fresh=0." in w for w in words)
     plt.close("all")
 
 
@@ -180,5 +180,5 @@ def test_pictures_in_notebooks_have_alternative_texts(path):
 def test_pictures_of_the_readme_and_the_findings_have_alternative_texts():
     texts = [(ROOT / name).read_text() for name in ("README.md", "docs/findings.md")]
     found = [re.findall(r"!\[([^\]]*)\]\((?:\.\./)?(figures/[^)]+)\)", text) for text in texts]
-    assert [len(f) for f in found] == [1, 3]
+    assert [len(f) for f in found] == [1, 6]
     assert all(len(words) > 20 and (ROOT / file).with_suffix(".svg").exists() for words, file in sum(found, []))
