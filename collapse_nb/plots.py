@@ -150,7 +150,7 @@ def draw_pairs(
     draw_tiles(ax, both, ["generated", "nearest in $D_n$"], size=6)
     distance = kept[f"distance-{iteration}"].mean()
     these = len(kept[f"distance-{iteration}"])
-    words = f"iteration {iteration}, these {these}: mean distance {distance:.0f} (pixels)"
+    words = f"iteration {iteration}, mean of these {these}: {distance:.0f} (pixels)"
     ax.set_title(f"{title}{words}", loc="left")
 
 def draw_copies(
@@ -271,7 +271,7 @@ def loop_figure(
     for ax, (label, s, n) in zip(below.subplots(1, len(pairs), squeeze=False).flat, pairs):
         draw_pairs(ax, kept[s], n, label)
     below.suptitle(
-        "Are they copies? Samples over their nearest training images", fontsize=10, fontweight="bold")
+        "Are they copies? Samples over their nearest training images (mean distance)", fontsize=10, fontweight="bold")
     return fig
 
 # %% ../nbs/11_plots.ipynb #03a2c6a6
