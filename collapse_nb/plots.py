@@ -271,7 +271,8 @@ def loop_figure(
     for ax, (label, s, n) in zip(below.subplots(1, len(pairs), squeeze=False).flat, pairs):
         draw_pairs(ax, kept[s], n, label)
     below.suptitle(
-        "Are they copies? Samples over their nearest training images (mean distance)", fontsize=10, fontweight="bold")
+        "Are they copies? Samples over their nearest training images (mean distance)", fontsize=10,
+        fontweight="bold")
     return fig
 
 # %% ../nbs/11_plots.ipynb #03a2c6a6
