@@ -9,9 +9,6 @@ __all__ = ['add_check', 'check']
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
-from .expected import check_run, check_text
 from .project import project_root
 
 # %% ../nbs/12c_cli_check.ipynb #9c2b09e8
@@ -32,6 +29,10 @@ examples:
 
 def check(a: argparse.Namespace) -> int:
     "Print each run's table. Raises FileNotFoundError where there is no run, or no expected numbers."
+    import pandas as pd  # here: help comes at once
+
+    from collapse_nb.expected import check_run, check_text
+
     paths = [p for given in a.runs or [Path("runs")] for p in _runs_in(project_root() / given)]
     if not paths:
         where = ", ".join(map(str, a.runs)) or "runs"
