@@ -22,6 +22,7 @@ from collapse_nb import config as configs
 from collapse_nb import project
 from collapse_nb.config import load_preset, named_config
 from collapse_nb.evidence import read_records
+from collapse_nb.selection import STRATEGIES
 from collapse_nb.sweep import (
     collect,
     collect_named_study,
@@ -57,6 +58,8 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.setitem(configs.NAMES, "strategy", list(configs.NAMES["strategy"]))
     yield str(file)
     project.PLUGINS.pop(str(file), None)
+    for name in ("first_n", "broken"):
+        STRATEGIES.pop(name, None)
 
 
 @pytest.mark.slow
