@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .evidence import LOGARITHMIC, ablation, change, compared, finding, last_common, over_sizes
-from .evidence import paired
+from .evidence import paired, up_to
 from .predictors import correlation, points
 
 
@@ -101,7 +101,7 @@ class RealShare(Question):
         if real.empty or offered.empty:
             return None
         n = iteration or last_common(real, "seed")
-        real, offered = (t[t.iteration.between(n - last + 1, n)] for t in (real, offered))
+        real, offered = up_to(real, n, last), up_to(offered, n, last)
         return compared(real.groupby("seed").value.mean(), offered.groupby("seed").value.mean(), n)
 
 # %% ../nbs/11e_claims.ipynb #31158295

@@ -146,7 +146,8 @@ def _tell(config: LoopConfig, path: Path, generations: list, figures_dir: str) -
     import matplotlib
     matplotlib.use("Agg")  # no window
     from collapse_nb.pictures import pictures
-    from collapse_nb.plots import in_words, loop_figure, save_figure
+    from collapse_nb.plots import in_words, loop_figure
+    from collapse_nb.saving import save_figure
     from collapse_nb.records import records
     table = records(path, "run_loop")
     table = table[table.iteration <= config.iterations]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOGARITHMIC', 'VERDICTS', 'study_names', 'read_records', 'recorded_studies', 'study_pictures', 'first_with_pictures',
-           'read_smallest', 'ablation', 'metric_columns', 'last_common', 'finding', 'compared', 'paired',
+           'read_smallest', 'ablation', 'metric_columns', 'last_common', 'finding', 'compared', 'up_to', 'paired',
            'difference_text', 'change', 'over_sizes', 'verdict_of', 'holm']
 
 # %% ../nbs/11a_evidence.ipynb #031b4e61
@@ -182,7 +182,7 @@ def compared(
     interval = np.exp(interval) if ratio else interval
     return finding(ours.mean(), theirs.mean(), interval, len(ours), iteration, p, ratio)
 
-def _up_to(
+def up_to(
     rows: pd.DataFrame,  # records of one metric
     iteration: int,  # the last that counts
     last: int,  # so many iterations are averaged
@@ -206,7 +206,7 @@ def paired(
     settings, or no seed has both."""
     rows = table[(table.metric == metric) & (table.space == space) & table[by].isin([arm, base])]
     n = iteration if iteration is not None or rows.empty else last_common(rows, by)
-    rows = _up_to(rows, n, last)
+    rows = up_to(rows, n, last)
     _check_setting(rows, by)
     both = rows.pivot_table("value", "seed", by).reindex(columns=[arm, base]).dropna()
     if both.empty:
@@ -253,7 +253,7 @@ def change(
     _check_setting(rows)
     n = last_common(rows, "seed") if iteration is None else iteration
     first = rows[rows.iteration == rows.iteration.min()].set_index("seed").value
-    end = _up_to(rows, n, last).groupby("seed").value.mean()
+    end = up_to(rows, n, last).groupby("seed").value.mean()
     return compared(end, first.reindex(end.index), n, ratio)
 
 def over_sizes(

@@ -31,10 +31,11 @@ from .evidence import study_pictures
 from .names import NAMES
 from .panels import ARM_TITLES
 from .pictures import kept_iterations, pictures
-from .plots import describe, plot_provenance
+from .plots import plot_provenance
 from .project import project_root, write_whole
 from .records import records as records_of
 from .runs import load_run
+from .saving import describe
 from .sweep import read_table
 
 # %% ../nbs/11g_explorer.ipynb #e0b2

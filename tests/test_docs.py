@@ -230,7 +230,7 @@ def test_every_committed_picture_has_its_json():
 
 
 def test_the_files_that_a_figure_was_drawn_from():
-    from collapse_nb.plots import record_files
+    from collapse_nb.saving import record_files
     names = lambda **about: [p.relative_to(ROOT).as_posix() for p in record_files(about)]
     folder = "figures/records"
     assert names() == names(records="nowhere") == names(run="x", config=dict(seed=1)) == []

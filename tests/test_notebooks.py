@@ -8,13 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pandas as pd
 import papermill
 import pytest
-from conftest import ROOT, papermill_process, text_of
+from conftest import ROOT, text_of
 
 from collapse_nb.data import load_images
 from collapse_nb.evidence import VERDICTS
@@ -143,28 +142,23 @@ def test_sweep_then_comparison(execute, tmp_path):
     assert re.search(r"\(GS\), iteration 2 after iteration 1: vanilla \d+ after \d+ \(\d+%\), greedy ", text_of(nb))
 
 
-@pytest.fixture(scope="module")
-def redrawn(warm, tmp_path_factory):
-    "Every figure drawn anew, two notebooks at a time: name -> its papermill run, and the folder they drew into."
-    folder = tmp_path_factory.mktemp("redrawn")
-    def draw(name):
-        where = ("-p", "out_dir", folder)
-        if name == "ledger":
-            where = ("-p", "out", folder / "ledger.csv", "-p", "expected", folder / "expected.csv")
-        files = ROOT / "nbs" / f"{name}.ipynb", folder / f"{name}.ipynb"
-        return papermill_process([warm, "-m", "papermill", *files, *where, "-k", "python3", "--no-progress-bar"], cwd=ROOT)
-    with ThreadPoolExecutor(2) as executor: return dict(zip([*FIGURES, "ledger"], executor.map(draw, [*FIGURES, "ledger"]))), folder
+def run_cells(name, **parameters):
+    "A notebook's code, in this process: what papermill and a kernel do is tested above, once, and takes longer than to draw."
+    space = {}
+    for cell in nbformat.read(ROOT / "nbs" / f"{name}.ipynb", 4).cells:
+        if cell.cell_type == "code": exec(compile(cell.source, f"{name}.ipynb", "exec"), space)
+        if cell.metadata.get("tags") == ["parameters"]: space.update(parameters)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures_draw_from_the_committed_records(redrawn, name):
-    done, folder = redrawn[0][name], redrawn[1]
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_figures_draw_from_the_committed_records(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    run_cells(name, out_dir=str(tmp_path))
     stem = name.removeprefix("fig_")
     for suffix in (".png", ".svg", ".json"):
-        assert (folder / f"{stem}{suffix}").stat().st_size > 0 and (ROOT / "figures" / f"{stem}{suffix}").exists()
-    committed, drawn = (json.loads((p / f"{stem}.json").read_text()) for p in (ROOT / "figures", folder))
+        assert (tmp_path / f"{stem}{suffix}").stat().st_size > 0 and (ROOT / "figures" / f"{stem}{suffix}").exists()
+    committed, drawn = (json.loads((p / f"{stem}.json").read_text()) for p in (ROOT / "figures", tmp_path))
     for said in (committed, drawn):  # other versions of the libraries draw other bits
         said.pop("drawn_with", None)
         said.get("sha256", {}).pop("pictures", None)
@@ -172,11 +166,10 @@ def test_figures_draw_from_the_committed_records(redrawn, name):
 
 
 @pytest.mark.slow
-def test_the_ledger_is_what_the_records_say(redrawn):
-    done, folder = redrawn[0]["ledger"], redrawn[1]
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_the_ledger_is_what_the_records_say(execute, tmp_path):
+    execute("ledger", out=str(tmp_path / "ledger.csv"), expected=str(tmp_path / "expected.csv"))
     for name in ("ledger.csv", "expected.csv"):
-        committed, again = (pd.read_csv(p / name) for p in (ROOT / "figures" / "records", folder))
+        committed, again = (pd.read_csv(p / name) for p in (ROOT / "figures" / "records", tmp_path))
         pd.testing.assert_frame_equal(committed, again, rtol=1e-4)
     ledger = pd.read_csv(ROOT / "figures" / "records" / "ledger.csv")
     assert set(ledger.verdict) <= set(VERDICTS)

@@ -14,7 +14,8 @@ from collapse_nb.curves import STYLE, line_style, lines, pick, size_style, usual
 from collapse_nb.evidence import read_records
 from collapse_nb.metrics import METRICS
 from collapse_nb.panels import CLAIMED, arm_looks, panel_words, strategy_panels, study_figure
-from collapse_nb.plots import describe, in_words, pictures_of, save_figure, setting, show
+from collapse_nb.plots import in_words, pictures_of, setting
+from collapse_nb.saving import describe, save_figure, show
 from collapse_nb.predictors import DATASET_LOOKS
 from collapse_nb.sweep import read_table
 
