@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -28,10 +27,6 @@ STYLE = dict(vanilla=dict(color=_C[0], ls="--", marker="o"),
     guarded=dict(color="#000000", ls=(0, (1, 1)), marker="v"))
 _OWN = [dict(color=color, ls=(0, (4, 1, 1, 1)), marker=marker)  # of strategies that are registered elsewhere
         for color, marker in zip(sns.color_palette("dark", 6)[::-1], "PX<>*p")]
-plt.rcParams.update(
-    {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-        "legend.fontsize": 7, "legend.title_fontsize": 8, "legend.frameon": False, "figure.titlesize": 8}
-)
 
 def line_style(
     arm: str,  # "greedy", or "greedy, selected_in=classifier"

@@ -23,8 +23,8 @@ from .curves import STYLE, dataset_title, line_style, lines, metric_title, one_l
 from .curves import short_title, size_style, usual_space, with_space
 from .evidence import LOGARITHMIC, change, difference_text, last_common, paired, verdict_of
 from .metrics import t_interval
-from .saving import save_figure, show
 from .project import project_root
+from .saving import save_figure, show
 
 # %% ../nbs/11b_panels.ipynb #662d49e8
 ARM_TITLES = dict(max_entropy="max_entropy (ours)", guarded="guarded (ours)")  # in legends

@@ -25,6 +25,12 @@ from PIL import Image
 
 from .project import project_root
 
+# %% ../nbs/11_saving.ipynb #b2baa577
+plt.rcParams.update(
+    {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+        "legend.fontsize": 7, "legend.title_fontsize": 8, "legend.frameon": False, "figure.titlesize": 8}
+)
+
 # %% ../nbs/11_saving.ipynb #44be9a00
 def _plain(*texts: str) -> str:
     "Texts of a figure without their mathematics and repetitions, in one line."

@@ -15,8 +15,8 @@ from collapse_nb.evidence import read_records
 from collapse_nb.metrics import METRICS
 from collapse_nb.panels import CLAIMED, arm_looks, panel_words, strategy_panels, study_figure
 from collapse_nb.plots import in_words, pictures_of, setting
-from collapse_nb.saving import describe, save_figure, show
 from collapse_nb.predictors import DATASET_LOOKS
+from collapse_nb.saving import describe, save_figure, show
 from collapse_nb.sweep import read_table
 
 
