@@ -167,8 +167,9 @@ def test_figures_draw_from_the_committed_records(tmp_path, monkeypatch, name):
 
 @pytest.mark.slow
 def test_the_ledger_is_what_the_records_say(execute, tmp_path):
-    execute("ledger", out=str(tmp_path / "ledger.csv"), expected=str(tmp_path / "expected.csv"))
-    for name in ("ledger.csv", "expected.csv"):
+    tables = "ledger.csv", "expected.csv", "rule.csv"
+    execute("ledger", **{name: str(tmp_path / file) for name, file in zip(("out", "expected", "rule"), tables)})
+    for name in tables:
         committed, again = (pd.read_csv(p / name) for p in (ROOT / "figures" / "records", tmp_path))
         pd.testing.assert_frame_equal(committed, again, rtol=1e-4)
     ledger = pd.read_csv(ROOT / "figures" / "records" / "ledger.csv")
