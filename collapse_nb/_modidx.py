@@ -221,6 +221,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'collapse_nb.curves.pick': ('curves.html#pick', 'collapse_nb/curves.py'),
                                     'collapse_nb.curves.short_title': ('curves.html#short_title', 'collapse_nb/curves.py'),
                                     'collapse_nb.curves.size_style': ('curves.html#size_style', 'collapse_nb/curves.py'),
+                                    'collapse_nb.curves.source_color': ('curves.html#source_color', 'collapse_nb/curves.py'),
                                     'collapse_nb.curves.space_title': ('curves.html#space_title', 'collapse_nb/curves.py'),
                                     'collapse_nb.curves.usual_space': ('curves.html#usual_space', 'collapse_nb/curves.py'),
                                     'collapse_nb.curves.with_space': ('curves.html#with_space', 'collapse_nb/curves.py')},

@@ -197,7 +197,6 @@ function sharesOf(s, side, n) {  // source -> share of D_n
 }
 
 const sourceName = i => i ? `G_${i}` : "real";
-const sourceColour = (i, count) => i ? DATA.sources[Math.max(2, count - 1)][i - 1] : DATA.real;
 
 function sourceChart(s, side) {
   const last = lastOf(shownRuns(s, side)), shares = range(last).map(n => sharesOf(s, side, n));
@@ -210,7 +209,7 @@ function sourceChart(s, side) {
     parts.forEach((v, i) => {
       sum += v;
       bars.push(`<rect x="${x - width / 2}" y="${yOf(sum)}" width="${width}" height="${v * (Y0 - Y1)}"
-        fill="${sourceColour(i, count)}"/>`);
+        fill="${DATA.sources[i]}"/>`);
     });
     bars.push("</g>");
   });
@@ -224,7 +223,7 @@ function sourceChart(s, side) {
   const label = `${nameOf(s, side)}: sources of the training sets D_1 to D_${last}. ${set}: ${words}`;
   const frame = axes(last, WIDE, s.iteration, [0, .5, 1], yOf, v => `${100 * v}%`);
   const keys = range(count).map(i =>
-    `<span><b style="--c:${sourceColour(i - 1, count)}"></b>${signs(sourceName(i - 1))}</span>`);
+    `<span><b style="--c:${DATA.sources[i - 1]}"></b>${signs(sourceName(i - 1))}</span>`);
   const equal = s.paradigm === "accumulate" ? "<span>line: equal shares, 1/n</span>" : "";
   return `<section aria-label="${name}"><h3>${swatchLine(s, side)}</h3>
     <p class="about">${signs(set)}, the training set of iteration ${s.iteration}: ${signs(words)}</p>

@@ -19,14 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from .curves import STYLE, dataset_title, line_style, lines, metric_title, one_line
-from .curves import space_title, usual_space
+from .curves import source_color, space_title, usual_space
 from .evidence import study_pictures
 from .names import NAMES
 from .panels import ARM_TITLES
@@ -266,8 +265,7 @@ def explorer_data(
         metrics=[asdict(s) | dict(title=_title(s.name)) for s in SHOWN],
         strategies={s: _look(s) for s in _in_order({r["strategy"] for r in runs}, STYLE)},
         paradigms=[(p, _PARADIGMS.get(p, p)) for p in paradigms],
-        real=to_hex("0.75"),
-        sources={n: sns.color_palette("viridis_r", n).as_hex() for n in range(2, max(2, most - 1) + 1)})
+        sources=[source_color(s) for s in range(most)])
 
 # %% ../nbs/11g_explorer.ipynb #e0f2
 def _page(data: dict, home: str) -> bytes:

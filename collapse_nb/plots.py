@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .curves import line_style, lines, pick, space_title, usual_space
+from .curves import line_style, lines, pick, source_color, space_title, usual_space
 from .pictures import kept_iterations
 from .selection import STRATEGIES
 
@@ -69,11 +68,11 @@ def plot_provenance(
     total = rows.pivot_table(index="iteration", columns="source", values="value", aggfunc="sum").fillna(0)
     runs = rows.groupby("iteration").config.nunique()
     shares = total.div(runs, axis=0)  # a source without a row in some run has a share of 0 there
-    colors, bottom = sns.color_palette("viridis_r", max(2, len(shares.columns) - 1)), np.zeros(len(shares))
+    bottom = np.zeros(len(shares))
     labels = {s: f"$G_{{{s}}}$" for s in (1, shares.columns.max())} | {0: "real"}
     for s in shares.columns:
-        color = "0.75" if s == 0 else colors[(s - 1) % len(colors)]
-        ax.bar(shares.index, shares[s], bottom=bottom, color=color, width=0.85, label=labels.get(s))
+        about = dict(bottom=bottom, color=source_color(s), label=labels.get(s))
+        ax.bar(shares.index, shares[s], width=0.85, **about)
         bottom = bottom + shares[s].to_numpy()
     if (rows.paradigm == "accumulate").any():
         ax.plot(shares.index, 1 / shares.index.to_numpy(), "k.-", lw=1, ms=3, label="equal shares, 1/n")
