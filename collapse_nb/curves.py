@@ -52,7 +52,7 @@ def size_style(
 def source_color(
     source: int,  # 0: real images; n: generated at iteration n
 ) -> str:  # hex
-    "Where a training image comes from: grey, or from light to dark and over again from 11 on, in every figure."
+    "Where a training image comes from: grey for real, else from light to dark; again from 11 on."
     shades = sns.color_palette("viridis_r", 10).as_hex()
     return shades[(source - 1) % 10] if source else "#bfbfbf"
 
