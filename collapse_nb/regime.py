@@ -11,33 +11,37 @@ import math
 import numpy as np
 import pandas as pd
 
-from .claims import FRECHET_SPACES, REGIME, Question, regimes
+from .claims import REGIME, Question, RealShare, regimes
 
 # %% ../nbs/11e_regime.ipynb #696f7e2e
 COMMON_ITERATION = 5  # which all loops have reached
 
 def effects(
     table: pd.DataFrame,  # records
-    arm: str = "greedy",  # whose Frechet distance
-    base: str = "vanilla",  # over whose
+    arm: str = "greedy",  # what it changes
+    metric: str = "frechet",  # "share": the share of real images in D_n, against that of the pool
     iteration: int = COMMON_ITERATION,
     last: int = 3,  # the mean of so many iterations up to that one
-) -> pd.DataFrame:  # dataset, n_train, paradigm, train_steps, novelty, space, ratio, low, high, seeds
-    "The ratio of Frechet distances in every regime and space that has both arms, by novelty."
+) -> pd.DataFrame:  # dataset, n_train, paradigm, train_steps, novelty, space, difference, low, high, seeds
+    """An arm against vanilla in every regime and space that has both, by novelty: a difference, of a metric in
+    `evidence.LOGARITHMIC` a ratio."""
     found = []
     for about, rows in regimes(table):
-        for space in FRECHET_SPACES:
-            ratio = Question("frechet", space, -1, arm, base).find(rows, iteration=iteration, last=last)
-            if ratio is not None:
-                numbers = {k: ratio[k] for k in ("low", "high", "seeds")}
-                found.append(about | dict(space=space, ratio=ratio["difference"]) | numbers)
-    columns = [*REGIME, "novelty", "space", "ratio", "low", "high", "seeds"]
+        for space in rows[rows.metric == metric].space.unique():
+            asked = Question(metric, space, 1, arm, "vanilla")
+            if metric == "share":
+                asked = RealShare(metric, space, 1, arm)
+            effect = asked.find(rows, iteration=iteration, last=last)
+            if effect is not None:
+                numbers = {k: effect[k] for k in ("difference", "low", "high", "seeds")}
+                found.append(about | dict(space=space) | numbers)
+    columns = [*REGIME, "novelty", "space", "difference", "low", "high", "seeds"]
     return pd.DataFrame(found, columns=columns).sort_values("novelty", ignore_index=True)
 
 # %% ../nbs/11e_regime.ipynb #43f35a66
 def _crossing(rows: pd.DataFrame) -> float:
     "Where the least-squares line of log ratio over novelty is 0; NaN where it does not rise."
-    slope, level = np.polyfit(rows.novelty, np.log(rows.ratio), 1)
+    slope, level = np.polyfit(rows.novelty, np.log(rows.difference), 1)
     return -level / slope if slope > 0 else math.nan
 
 def break_even(
