@@ -23,8 +23,8 @@ def effects(
     iteration: int = COMMON_ITERATION,
     last: int = 3,  # the mean of so many iterations up to that one
 ) -> pd.DataFrame:  # dataset, n_train, paradigm, train_steps, novelty, space, difference, low, high, seeds
-    """An arm against vanilla in every regime and space that has both, by novelty: a difference, of a metric in
-    `evidence.LOGARITHMIC` a ratio."""
+    """An arm against vanilla in every regime and space that has both, by novelty: a difference, for a metric
+    in `evidence.LOGARITHMIC` a ratio."""
     found = []
     for about, rows in regimes(table):
         for space in rows[rows.metric == metric].space.unique():
