@@ -926,6 +926,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'collapse_nb.regime.break_even': ('regime.html#break_even', 'collapse_nb/regime.py'),
                                     'collapse_nb.regime.effects': ('regime.html#effects', 'collapse_nb/regime.py'),
                                     'collapse_nb.regime.judge': ('regime.html#judge', 'collapse_nb/regime.py'),
+                                    'collapse_nb.regime.rule_lines': ('regime.html#rule_lines', 'collapse_nb/regime.py'),
                                     'collapse_nb.regime.rule_table': ('regime.html#rule_table', 'collapse_nb/regime.py')},
             'collapse_nb.runs': { 'collapse_nb.runs._choose_anew': ('runs.html#_choose_anew', 'collapse_nb/runs.py'),
                                   'collapse_nb.runs._config_values': ('runs.html#_config_values', 'collapse_nb/runs.py'),

@@ -336,10 +336,11 @@ def _recorded_of_others(file: Path, images: Path, new: set[str]) -> tuple[list[p
     return [table[~table.config.isin(new)]], kept
 
 def _without_details(table: pd.DataFrame) -> pd.DataFrame:
-    """What a study's table holds: no classes, and no shares of 0 but that of real images, which say that
-    there are none left."""
+    """What a study's table holds: no classes; what real images score once a run; no shares of 0 but that of
+    real images, which say that there are none left."""
     nothing = (table.metric == "share") & (table.value == 0) & (table.source != 0)
-    return table[~(table.metric.isin(_IN_RUNS) | nothing)]
+    again = table.set.isin(["D_1", "real"]) & (table.iteration > 1)
+    return table[~(table.metric.isin(_IN_RUNS) | nothing | again)]
 
 # %% ../nbs/10a_sweep.ipynb #8895ff7b
 def read_study(

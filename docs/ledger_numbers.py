@@ -7,7 +7,9 @@ A number stands between two comments, the first of which says which row of figur
 One row must match; the reading is `last` where none is said. `says` is the verdict that the words around the
 number were written for: where the records say otherwise this is an error, and the words must be written anew.
 `show` names another column than the difference with its interval. The table of all claims stands between
-`<!-- ledger -->` and `<!-- /ledger -->`."""
+`<!-- ledger -->` and `<!-- /ledger -->`. Of figures/records/rule.csv, when selection helps,
+`<!-- rule space=pixel -->` is the break-even novelty, and the table of its test stands between
+`<!-- tested -->` and `<!-- /tested -->`."""
 
 import re
 import shlex
@@ -19,9 +21,11 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from collapse_nb.ledger import ledger_lines, size_text  # noqa: E402
+from collapse_nb.regime import rule_lines  # noqa: E402
 
 PLACE = re.compile(r"<!-- (claim=[^>]*?) -->(.*?)<!-- / -->", re.S)
-TABLE = re.compile(r"<!-- ledger -->.*?<!-- /ledger -->", re.S)
+LIMIT = re.compile(r"<!-- rule space=(\w+) -->.*?<!-- / -->", re.S)
+TABLE = re.compile(r"<!-- (ledger|tested) -->.*?<!-- /\1 -->", re.S)
 FILES = "README.md", "docs/findings.md"
 
 
@@ -46,10 +50,18 @@ def number(
     return size_text(row)
 
 
+def limit(space: str, rule: pd.DataFrame) -> str:
+    "The break-even novelty in a space, and how far it moves with one regime left out."
+    row = rule[rule.space == space].iloc[0]
+    return f"{row.break_even:.2f} ({row.least:.2f} to {row.most:.2f})"
+
+
 def fill(text: str, ledger: pd.DataFrame) -> str:
-    "The text with every number, and the table, as the ledger has it."
-    table = "\n".join(ledger_lines(ledger))
-    text = TABLE.sub(lambda m: f"<!-- ledger -->\n\n{table}\n\n<!-- /ledger -->", text)
+    "The text with every number, and the tables, as the ledger and the rule have them."
+    rule = pd.read_csv(ROOT / "figures" / "records" / "rule.csv")
+    tables = dict(ledger="\n".join(ledger_lines(ledger)), tested="\n".join(rule_lines(rule)))
+    text = TABLE.sub(lambda m: f"<!-- {m[1]} -->\n\n{tables[m[1]]}\n\n<!-- /{m[1]} -->", text)
+    text = LIMIT.sub(lambda m: f"<!-- rule space={m[1]} -->{limit(m[1], rule)}<!-- / -->", text)
     return PLACE.sub(lambda m: f"<!-- {m[1]} -->{number(m[1], ledger)}<!-- / -->", text)
 
 

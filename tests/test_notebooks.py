@@ -22,7 +22,6 @@ from collapse_nb.fid import export_images
 STAMP = importlib.util.spec_from_file_location("stamp", ROOT / "docs" / "stamp.py")
 stamp = importlib.util.module_from_spec(STAMP)
 STAMP.loader.exec_module(stamp)
-LOW_DOSE = "figures/records/low-dose"
 RUNNABLE = sorted(p.stem for pattern in ("run_*", "fig_*", "demo_*", "ledger") for p in (ROOT / "nbs").glob(pattern + ".ipynb"))
 FIGURES = [n for n in RUNNABLE if n.startswith("fig_")]
 
@@ -187,8 +186,8 @@ def test_a_figure_without_its_records_fails_and_says_what_makes_them(execute, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, parameters", [
-    ("fig_gs", dict(studies="digits-fresh", records=LOW_DOSE)), ("fig_study", dict(records=f"{LOW_DOSE}/digits-alpha.csv", by="alpha")),
-    ("fig_study", dict(study="digits-sizes", by="n_train", records=LOW_DOSE))])
+    ("fig_gs", dict(studies="digits-regime")), ("fig_study", dict(records="figures/records/digits-regime.csv", by="train_steps")),
+    ("fig_study", dict(study="digits-sizes", by="n_train"))])
 def test_a_sweep_is_drawn(execute, tmp_path, name, parameters):
     execute(name, out_dir=str(tmp_path / "figures"), **parameters)
     stem = name.removeprefix("fig_")

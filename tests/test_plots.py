@@ -112,13 +112,13 @@ def test_arms_of_one_strategy_stay_apart(strategy):
 
 @pytest.fixture(scope="module")
 def swept():
-    "Two strategies, each with two shares of fresh images, three seeds."
-    return read_records("digits-fresh", folder="figures/records/low-dose")
+    "Two strategies, each with two numbers of steps, three seeds."
+    return read_records("digits-regime", strategy=["vanilla", "greedy"])
 
 
 def test_several_configs_under_one_line_are_refused_by_name(swept):
     ax = plt.figure().add_subplot()
-    words = "strategy = (vanilla|greedy) holds several configs of one seed.*fresh = 0.1 and 0.3"
+    words = "strategy = (vanilla|greedy) holds several configs of one seed.*train_steps = 450 and 900"
     with pytest.raises(ValueError, match=words):
         lines(ax, swept, "gs", "pixel", by="strategy")
     with pytest.raises(ValueError, match=words):
@@ -133,16 +133,16 @@ def test_the_papers_panels_draw_a_sweep(swept):
     drawn = [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
     assert set(drawn) == set(swept.arm)
     words = panel_words(swept, "gs").splitlines()
-    assert len(words) == 2 and all("greedy, fresh=0." in w and "over vanilla, fresh=0." in w for w in words)
+    assert len(words) == 2 and all("greedy, train_steps=" in w and "over vanilla, train_steps=" in w for w in words)
     plt.close("all")
 
 
-@pytest.mark.parametrize("by", ["arm", "fresh", "n_train"])
+@pytest.mark.parametrize("by", ["arm", "train_steps", "n_train"])
 def test_any_study_is_drawn(swept, by):
-    some = read_records("digits-sizes", folder="figures/records/low-dose") if by == "n_train" else swept
+    some = read_records("digits-sizes") if by == "n_train" else swept
     fig = study_figure(some, by)
     values = some[some.strategy == "vanilla"][by].unique()
-    blocks = 1 if by != "fresh" else 2
+    blocks = 1 if by != "train_steps" else 2
     assert len(fig.axes) == 4 * blocks
     for ax in fig.axes[:4]:
         shown = {line.get_label() for line in ax.lines} & {str(v) for v in values}
