@@ -6,7 +6,6 @@
 __all__ = ['SHOWN', 'Shown', 'read_studies', 'sprite', 'run_entry', 'explorer_data', 'write_explorer', 'explore']
 
 # %% ../nbs/11g_explorer.ipynb #e0a3
-import base64
 import html
 import io
 import json
@@ -27,6 +26,7 @@ from PIL import Image
 from .curves import STYLE, dataset_title, line_style, lines, metric_title, one_line
 from .curves import source_color, space_title, usual_space
 from .evidence import study_pictures
+from .health_page import data_uri, png_bytes
 from .names import NAMES
 from .panels import ARM_TITLES
 from .pictures import kept_iterations, pictures
@@ -168,15 +168,10 @@ def sprite(
     sheet = np.concatenate(rows, axis=1)
     gray = len(sheet) == 1
     picture = Image.fromarray(255 - sheet[0] if gray else sheet.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
     height, width = kept[f"generated-{iterations[0]}"].shape[2:]
     far = [[float(f"{d:.6g}") for d in kept[f"distance-{n}"][:count]] for n in iterations]  # as in tables
-    return dict(sprite=_data_uri(buffer.getvalue()), height=height, width=width, gray=gray,
+    return dict(sprite=data_uri(png_bytes(picture)), height=height, width=width, gray=gray,
                 iterations=iterations, distances=far)
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 def run_entry(
     rows: pd.DataFrame,  # records of one run
@@ -384,7 +379,7 @@ def explore(
                           "JupyterLab") from None
     table, kept = _own_runs(runs)
     fig, last = _curves(table), min(kept_iterations(k)[-1] for k in kept.values())
-    image = (f'<img alt="{html.escape(describe(fig))}" src="{_data_uri(_png(fig))}" '
+    image = (f'<img alt="{html.escape(describe(fig))}" src="{data_uri(_png(fig))}" '
              'style="display:block;width:100%">')
     slider = widgets.IntSlider(last, 1, last, description="iteration")
     pairs, numbers, curves = (widgets.HTML() for _ in range(3))
