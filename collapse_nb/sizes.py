@@ -46,7 +46,7 @@ def sizes_figure(
     parts = [(some, m) for _, some in table.groupby("dataset", sort=False) for m in metrics]
     columns = min(columns, len(parts))
     rows = math.ceil(len(parts) / columns)
-    size = (min(7, 3.5 * columns), 2.5 * rows + 0.4)
+    size = (min(7, 2 + 2.5 * columns), 2.5 * rows + 0.4)
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     changed = dict(ls="--", lw=1, mfc="white") if hollow else dict(ls=":", lw=1.1, marker="")
     for ax in axes.flat[len(parts) :]:
@@ -63,7 +63,7 @@ def sizes_figure(
     kinds = [dict(ls="-", lw=1.5), changed] if second else []
     for look, words in zip(kinds, called):
         handles.append(plt.Line2D([], [], **dict(color="0.4", ms=4) | look, label=words))
-    fig.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
+    fig.legend(handles=handles, loc="outside upper center", ncols=3 if columns == 1 else 5)
     return fig
 
 # %% ../nbs/11c_sizes.ipynb #2db9f344
