@@ -112,16 +112,18 @@ class OverSizes(Question):
         vanilla = rows[(rows.arm == "vanilla") & (rows.metric == self.metric) & (rows.space == self.space)]
         return over_sizes(vanilla, self.metric, self.space) if vanilla.n_train.nunique() > 2 else None
 
+# base of `Correlated` -> metrics that its partial correlation is freed of
+_GIVEN = {None: (), "unseen": ("gs_unseen",), "unseen, N": ("gs_unseen", "n_train")}
+
 class Correlated(Question):
-    """r of entropy and log GS over all N and iterations of vanilla, or (`base` "unseen") the partial
-    correlation given what unseen images score: what is left when the contraction of the set is taken out."""
+    """r of entropy and the log of a metric over all N and iterations of vanilla, or the partial correlation
+    given what unseen images score (the contraction of the set is taken out), and given N, too."""
 
     def find(self, rows: pd.DataFrame) -> dict | None:
         some = rows[rows.arm == "vanilla"]
         if some.n_train.nunique() < 3:
             return None
-        given = "gs_unseen" if self.base else None
-        r = correlation(points(some, "entropy", self.space, given=given))
+        r = correlation(points(some, "entropy", self.space, self.metric, _GIVEN[self.base]))
         return finding(r["r"], 0, (r["r"], r["low"], r["high"]), r["runs"])
 
 # %% ../nbs/11e_claims.ipynb #57fc4ec4
@@ -175,7 +177,8 @@ CLAIMS = (
           (OverSizes("gs", "pixel", 1), OverSizes("novelty", "pixel", 1))),
     Claim(7, "log GS follows the entropy of the training set", "gs_entropy", "pearson",
           "r = 0.91, CIFAR-10, replace, pixels",
-          (Correlated("gs", "pixel", 1), Correlated("gs", "pixel", 1, base="unseen")), ("replace",)),
+          (*(Correlated("gs", "pixel", 1, base=b) for b in _GIVEN), Correlated("novelty", "pixel", 1)),
+          ("replace",)),
     Claim(8, "Selection keeps the entropy up", "entropy", "ent-(ffhq|cifar)-(rep|acc)-(gre|tdf)",
           "CIFAR-10, accumulate: greedy 745, vanilla 673; replace: 699, 525, nats, DINOv2 features",
           _of_selectors("entropy", 1, "pixel")),
@@ -228,8 +231,9 @@ def question_text(
     if isinstance(question, OverSizes):
         return f"{words}, at iteration 1, change a doubling of N"
     if isinstance(question, Correlated):
-        given = ", partial, given what unseen images score" if question.base else ""
-        return f"r of entropy and log GS{_SPACES[question.space]}{given}"
+        given = {None: "", "unseen": ", partial, given what unseen images score",
+                 "unseen, N": ", partial, given that and N"}[question.base]
+        return f"r of entropy and log {words}{given}"
     if isinstance(question, RealShare):
         return f"{words}, {question.arm} minus pool"
     if question.base:

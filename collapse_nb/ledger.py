@@ -14,14 +14,14 @@ from collections.abc import Iterator
 import pandas as pd
 
 from .claims import CLAIMS, PAPERS_NOVELTY, REGIME, Claim, Correlated, OverSizes, Question
-from .claims import all_sizes, question_text, regime_text, regimes
+from .claims import RealShare, all_sizes, question_text, regime_text, regimes
 from .evidence import holm, verdict_of
 
 # %% ../nbs/11e_ledger.ipynb #843c3493
 PUBLISHED_ITERATION = 8  # of most published values
 
 def _readings(question: Question, rows: pd.DataFrame) -> Iterator[tuple[str, dict]]:
-    "What is read: at the last iteration, as the mean of the last three, at the paper's iteration."
+    "What is read: the last iteration, the mean of the last three, the second, the paper's."
     if isinstance(question, (OverSizes, Correlated)):
         if found := question.find(rows):
             yield "last", found
@@ -32,6 +32,8 @@ def _readings(question: Question, rows: pd.DataFrame) -> Iterator[tuple[str, dic
     yield "last", found
     if found["iteration"] > 3:
         yield "last three", question.find(rows, last=3)
+    if question.base is None and not isinstance(question, RealShare):
+        yield "second", question.find(rows, iteration=2)
     if found["iteration"] > PUBLISHED_ITERATION:
         yield "published", question.find(rows, iteration=PUBLISHED_ITERATION)
 

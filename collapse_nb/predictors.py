@@ -33,15 +33,16 @@ def points(
     x: str,  # one of `_PREDICTORS`
     space: str = "pixel",  # of x and of GS
     y: str = "gs",  # enters by its logarithm
-    given: str | None = None,  # a third metric, for a partial correlation; enters by its logarithm
-) -> pd.DataFrame:  # columns: what a run is, iteration, x, y, and z where one is given
+    given: Sequence[str] = (),  # metrics or "n_train", for a partial correlation; enter by their logarithms
+) -> pd.DataFrame:  # columns: what a run is, iteration, x, y, and z1, z2, ... for what is given
     "One point an iteration of a run. Raises ValueError for an x that is not one of `_PREDICTORS`."
     if x not in _PREDICTORS:
         raise ValueError(f"x = {x!r} (allowed: {', '.join(_PREDICTORS)})")
     columns = metric_columns(table, space)
     found = pd.DataFrame(dict(x=np.log(columns[x]) if _PREDICTORS[x] else columns[x], y=np.log(columns[y])))
-    if given:
-        found["z"] = np.log(columns[given])
+    columns = columns.assign(n_train=columns.index.get_level_values("n_train"))
+    for i, name in enumerate(given, 1):
+        found[f"z{i}"] = np.log(columns[name])
     return found.dropna().reset_index()
 
 def within(
@@ -55,14 +56,12 @@ def within(
 _FEWEST = 6  # runs: of three a bootstrap draws one run alone too often, and its interval is their range
 
 def _pearson(
-    points: np.ndarray,  # [N, 2], or [N, 3]
+    points: np.ndarray,  # [N, 2], or more columns
 ) -> float:
-    "r of the first two columns; with a third one their partial correlation, freed of what is linear in it."
-    r = np.corrcoef(points.T)
-    if len(r) == 2:
-        return float(r[0, 1])
-    (_, xy, xz), (_, _, yz) = r[:2]
-    return float((xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2)))
+    "r of the first two columns; with more their partial correlation, freed of what is linear in these."
+    xy, others = points[:, :2], np.column_stack([np.ones(len(points)), points[:, 2:]])
+    left = xy - others @ np.linalg.lstsq(others, xy, rcond=None)[0]
+    return float(np.corrcoef(left.T)[0, 1])
 
 def correlation(
     found: pd.DataFrame,  # as `points` returns
@@ -71,13 +70,13 @@ def correlation(
     seed: int = 0,  # everything random is derived from it
 ) -> dict:  # r, low, high; points, runs. No interval (NaN) for fewer than 6 runs
     """Pearson's r with a 95% percentile interval of a bootstrap over whole runs (clusters), since the points
-    of one run depend on each other; where the points have a z, the partial correlation given z.
+    of one run depend on each other; where the points have z1, z2, ..., the partial correlation given these.
 
     Few runs make such an interval too narrow; how many there are is returned beside it. Raises ValueError for
     fewer than 3 points."""
     if len(found) < 3:
         raise ValueError(f"{len(found)} points (allowed: at least 3)")
-    columns = [c for c in ("x", "y", "z") if c in found]
+    columns = ["x", "y", *(c for c in found if c.startswith("z"))]
     of_run = [g[columns].to_numpy() for _, g in found.groupby("config", sort=True)]
     low, high = math.nan, math.nan
     if len(of_run) >= _FEWEST:
