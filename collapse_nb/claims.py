@@ -112,8 +112,9 @@ class OverSizes(Question):
         vanilla = rows[(rows.arm == "vanilla") & (rows.metric == self.metric) & (rows.space == self.space)]
         return over_sizes(vanilla, self.metric, self.space) if vanilla.n_train.nunique() > 2 else None
 
-# base of `Correlated` -> metrics that its partial correlation is freed of
-_GIVEN = {None: (), "unseen": ("gs_unseen",), "unseen, N": ("gs_unseen", "n_train")}
+_GIVEN = {  # base of `Correlated` -> metrics that its partial correlation is freed of, words
+    None: ((), ""), "unseen": (("gs_unseen",), ", partial, given what unseen images score"),
+    "unseen, N": (("gs_unseen", "n_train"), ", partial, given that and N")}
 
 class Correlated(Question):
     """r of entropy and the log of a metric over all N and iterations of vanilla, or the partial correlation
@@ -123,7 +124,8 @@ class Correlated(Question):
         some = rows[rows.arm == "vanilla"]
         if some.n_train.nunique() < 3:
             return None
-        r = correlation(points(some, "entropy", self.space, self.metric, _GIVEN[self.base]))
+        given, _ = _GIVEN[self.base]
+        r = correlation(points(some, "entropy", self.space, self.metric, given))
         return finding(r["r"], 0, (r["r"], r["low"], r["high"]), r["runs"])
 
 # %% ../nbs/11e_claims.ipynb #57fc4ec4
@@ -231,9 +233,7 @@ def question_text(
     if isinstance(question, OverSizes):
         return f"{words}, at iteration 1, change a doubling of N"
     if isinstance(question, Correlated):
-        given = {None: "", "unseen": ", partial, given what unseen images score",
-                 "unseen, N": ", partial, given that and N"}[question.base]
-        return f"r of entropy and log {words}{given}"
+        return f"r of entropy and log {words}{_GIVEN[question.base][1]}"
     if isinstance(question, RealShare):
         return f"{words}, {question.arm} minus pool"
     if question.base:

@@ -147,8 +147,8 @@ def _tell(config: LoopConfig, path: Path, generations: list, figures_dir: str) -
     matplotlib.use("Agg")  # no window
     from collapse_nb.pictures import pictures
     from collapse_nb.plots import in_words, loop_figure
-    from collapse_nb.saving import save_figure
     from collapse_nb.records import records
+    from collapse_nb.saving import save_figure
     table = records(path, "run_loop")
     table = table[table.iteration <= config.iterations]
     about = dict(run=path.name, config=config.identity, iterations=config.iterations)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from .claims import REGIME, Question, RealShare, regimes
 from .curves import dataset_title, space_title
+from .ledger import size_text
 
 # %% ../nbs/11e_regime.ipynb #696f7e2e
 COMMON_ITERATION = 5  # which all loops have reached
@@ -29,10 +30,8 @@ def effects(
     found = []
     for about, rows in regimes(table):
         for space in rows[rows.metric == metric].space.unique():
-            asked = Question(metric, space, 1, arm, "vanilla")
-            if metric == "share":
-                asked = RealShare(metric, space, 1, arm)
-            effect = asked.find(rows, iteration=iteration, last=last)
+            kind, base = (RealShare, None) if metric == "share" else (Question, "vanilla")
+            effect = kind(metric, space, 1, arm, base).find(rows, iteration=iteration, last=last)
             if effect is not None:
                 numbers = {k: effect[k] for k in ("difference", "low", "high", "seeds")}
                 found.append(about | dict(space=space) | numbers)
@@ -40,6 +39,8 @@ def effects(
     return pd.DataFrame(found, columns=columns).sort_values("novelty", ignore_index=True)
 
 # %% ../nbs/11e_regime.ipynb #43f35a66
+_FEWEST = 4  # regimes: a line through two points is left where one of three is left out
+
 def _crossing(rows: pd.DataFrame) -> float:
     "Where the least-squares line of log ratio over novelty is 0; NaN where it does not rise."
     slope, level = np.polyfit(rows.novelty, np.log(rows.difference), 1)
@@ -49,8 +50,8 @@ def break_even(
     rows: pd.DataFrame,  # of `effects`, one space
 ) -> tuple[float, float, float]:  # novelty; the lowest and the highest with one regime left out
     "The novelty at which selection neither helps nor harms. Raises ValueError for fewer than 4 regimes."
-    if len(rows) < 4:
-        raise ValueError(f"{len(rows)} regimes (allowed: at least 4)")
+    if len(rows) < _FEWEST:
+        raise ValueError(f"{len(rows)} regimes (allowed: at least {_FEWEST})")
     without_one = [_crossing(rows.drop(index=i)) for i in rows.index]
     return _crossing(rows), float(np.min(without_one)), float(np.max(without_one))
 
@@ -70,11 +71,12 @@ MADE_ON = "digits"  # the dataset whose regimes make the rule
 def rule_table(
     table: pd.DataFrame,  # records
 ) -> pd.DataFrame:  # as `judge`; break_even, least and most: what `break_even` returns
-    "The rule of `MADE_ON` in each space that has enough regimes, and what it says of every regime."
-    found, judged = effects(table), []
+    "The rule of `MADE_ON` in each space that has enough regimes, and what it says of every regime there."
+    found = effects(table)
+    judged = [found[:0]]  # where no space has enough
     for _, rows in found.groupby("space", sort=False):
         making = rows[rows.dataset == MADE_ON]
-        if len(making) > 3:
+        if len(making) >= _FEWEST:
             value, least, most = break_even(making)
             judged.append(judge(rows, value).assign(break_even=value, least=least, most=most))
     columns = [*found.columns, "predicted", "found", "break_even", "least", "most"]
@@ -88,9 +90,8 @@ def rule_lines(
     titles = "images", "N", "steps", "novelty", "Frechet distance in", "greedy over vanilla", "rule", "found"
     lines = [f"| {' | '.join(titles)} |", "|---|---|---|---|---|---|---|---|"]
     for row in rule[rule.dataset != MADE_ON].itertuples():
-        size = f"{row.difference:.2f} times ({row.low:.2f} to {row.high:.2f}, {row.seeds} seeds)"
-        if row.seeds == 1:
-            size = f"{row.difference:.2f} times, one seed"
+        numbers = {k: math.log(getattr(row, k)) for k in ("difference", "low", "high")}
+        size = size_text(numbers | dict(scale="log ratio", seeds=row.seeds))
         about = dataset_title(row.dataset), row.n_train, row.train_steps, f"{row.novelty:.2f}"
         cells = *map(str, about), space_title(row.space), size, row.predicted, f"**{row.found}**"
         lines.append(f"| {' | '.join(cells)} |")

@@ -336,8 +336,7 @@ def _recorded_of_others(file: Path, images: Path, new: set[str]) -> tuple[list[p
     return [table[~table.config.isin(new)]], kept
 
 def _without_details(table: pd.DataFrame) -> pd.DataFrame:
-    """What a study's table holds: no classes; what real images score once a run; no shares of 0 but that of
-    real images, which say that there are none left."""
+    "A study's table: no classes, scores of real images once, no shares of 0 but theirs: none are left."
     nothing = (table.metric == "share") & (table.value == 0) & (table.source != 0)
     again = table.set.isin(["D_1", "real"]) & (table.iteration > 1)
     return table[~(table.metric.isin(_IN_RUNS) | nothing | again)]

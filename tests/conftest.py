@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,3 +95,8 @@ def execute(tmp_path, warm):
 def text_of(notebook) -> str:
     "Everything the notebook printed."
     return "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+
+
+def heading_id(heading: str) -> str:
+    "As GitHub makes it."
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

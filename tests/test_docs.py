@@ -12,7 +12,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, heading_id
 
 from collapse_nb.config import load_preset, named_config
 from collapse_nb.cost import cost
@@ -482,11 +482,6 @@ PAGES = {p.name: p.read_text() for p in (ROOT / "README.md", *(ROOT / "docs").gl
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 120 and len(README.encode()) <= 9 * 1024
     assert len(re.findall(r"^\d\. \*\*", README, re.M)) == 5
-
-
-def heading_id(heading: str) -> str:
-    "As GitHub makes it."
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def test_anchors_lead_to_headings():

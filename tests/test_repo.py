@@ -13,7 +13,7 @@ import zipfile
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, heading_id
 from packaging.requirements import Requirement
 
 LIBRARY = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
@@ -84,7 +84,7 @@ def test_no_text_has_a_gap_to_fill():
 def test_links_of_the_changelog_lead_somewhere():
     for path, anchor in re.findall(r"\]\((?!http)([^)#]+)#?([^)]*)\)", (ROOT / "CHANGELOG.md").read_text()):
         headings = re.findall(r"^#+ (.+)", (ROOT / path).read_text(), re.M) if anchor else []
-        assert (ROOT / path).exists() and (not anchor or anchor in [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings]), (path, anchor)
+        assert (ROOT / path).exists() and (not anchor or anchor in map(heading_id, headings)), (path, anchor)
 
 
 TOP = """README.md CHANGELOG.md CITATION.cff LICENSE Makefile pyproject.toml requirements.lock settings.ini .gitignore
