@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DATASET_TITLES', 'line_style', 'size_style', 'source_color', 'metric_title', 'space_title', 'dataset_title',
-           'short_title', 'usual_space', 'with_space', 'pick', 'one_line', 'lines']
+           'short_title', 'usual_space', 'with_space', 'pick', 'one_line', 'lines', 'side_by_side']
 
 # %% ../nbs/11_curves.ipynb #5f170023
 import re
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -155,3 +156,15 @@ def lines(
         ax.plot(mean.index, mean.values, **look, label=label(value))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="iteration n", ylabel=_axis_title(metric, space))
+
+# %% ../nbs/11_curves.ipynb #73ca4446
+def side_by_side(
+    x,  # [K], ascending
+    gap: float,  # the least distance
+) -> np.ndarray:  # float64, the same with what lies closer pushed apart, half to each side
+    "Places for markers that would hide each other."
+    x = np.array(x, np.float64)
+    for _ in range(100):
+        push = (gap - np.diff(x)).clip(0) / 2
+        x += np.append(0, push) - np.append(push, 0)
+    return x

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from .claims import CLAIMS, PAPERS_NOVELTY, REGIME, Claim, Correlated, OverSizes, Question
-from .claims import RealShare, all_sizes, question_text, regime_text, regimes
+from .claims import SELECTORS, RealShare, all_sizes, question_text, regime_text, regimes
 from .evidence import holm, verdict_of
 
 # %% ../nbs/11e_ledger.ipynb #843c3493
@@ -159,29 +159,42 @@ def count_verdicts(
     at_once = (holm(tested.p) < 0.05).sum()
     return (f"{len(last)} comparisons at the last iteration: {of}. Where novelty is as the paper's, "
             f"{len(tested)} have a p value; {len(sure)} survive Holm's correction within their claim at 5% "
-            f"({sides}), {at_once} one over all claims at once.")
+            f"({sides}), {at_once} also one over all claims.")
 
 def published_numbers(
     published: pd.DataFrame,  # paper_claims.csv
     ledger: pd.DataFrame,  # as `make_ledger` returns
 ) -> pd.DataFrame:  # a row a published number
-    "The claim that each number belongs to, and the verdicts of that claim, counted."
+    "The claim that each number belongs to, and the verdicts of that claim on its measure and selector."
     last = ledger[ledger.reading == "last"]
-    close = in_papers_regime(last)
     rows = []
     for number in published.itertuples():
         matching = [c for c in CLAIMS if re.match(c.published, number.id)]
         about = dict(id=number.id, published=f"{number.value:,g}",
                      what=f"{number.dataset}, {number.paradigm}, {number.method}: {number.metric} "
-                          f"({number.space}), iteration {number.iteration}")
-        claim = matching[0].number if matching else None
-        of_claim = last.claim == claim
-        about |= {"claim": claim or "none: where a curve starts",
-                  "ours, as close": _counted(last[of_claim & close]),
-                  "ours, others": _counted(last[of_claim & ~close])}
-        rows.append(about)
+                          f"({number.space}), iteration {number.iteration}",
+                     claim="none: where a curve starts")
+        if matching:
+            against = _against(number, matching[0], published)
+            about["claim"] = f"{matching[0].number}, against it" if against else str(matching[0].number)
+        ours = last[last.claim == matching[0].number] if matching else last[:0]
+        ours = ours[ours.metric.isin(_OURS.get(number.metric, set(ours.metric)))]
+        if number.method in SELECTORS:
+            ours = ours[ours.arm.astype(str).str.split(",").str[0] == number.method]
+        close = in_papers_regime(ours)
+        rows.append(about | {"ours, as close": _counted(ours[close]), "ours, others": _counted(ours[~close])})
     return pd.DataFrame(rows)
+
+_OURS = {  # a published metric -> ours
+    "FID": {"frechet"}, "FD": {"frechet"}, "GS": {"gs"}, "share of real images": {"share"},
+    "entropy": {"entropy", "entropy_generated"}, "Pearson r of entropy and log GS": {"gs"}}
+
+def _against(number, claim: Claim, published: pd.DataFrame) -> bool:
+    "Does a selector's published number lie on the other side of vanilla's than the claim says?"
+    vanilla = published[published.id == re.sub("-(gre|tdf)$", "-van", number.id)]
+    return bool(((number.value - vanilla.value) * claim.questions[0].sign < 0).any())
 
 def _counted(rows: pd.DataFrame) -> str:
     "Verdicts and how many."
-    return ", ".join(f"{n} {verdict}" for verdict, n in rows.verdict.value_counts().items())
+    return ", ".join(f"{n} {verdict}" for verdict, n in rows.verdict.value_counts().items()) or "not run"
+

@@ -133,14 +133,15 @@ def draw_pairs(
     kept: Mapping[str, np.ndarray],  # as `pictures.pictures` returns
     iteration: int,  # which
     title: str = "",  # before "iteration n"
+    copies: float | None = None,  # the share of strict copies among all, where it is known
 ):
     "Generated images over their nearest training images."
     both = [kept[f"generated-{iteration}"], kept[f"nearest-{iteration}"]]
     draw_tiles(ax, both, ["generated", "nearest in $D_n$"], size=6)
-    distance = kept[f"distance-{iteration}"].mean()
-    these = len(kept[f"distance-{iteration}"])
-    words = f"iteration {iteration}, mean of these {these}: {distance:.0f} (pixels)"
-    ax.set_title(f"{title}{words}", loc="left")
+    words = f"{title}iteration {iteration}: distance {kept[f'distance-{iteration}'].mean():.0f}"
+    if copies is not None:
+        words += f", strict copies {copies:.0%}"
+    ax.set_title(words, loc="left", fontsize=8)
 
 def draw_copies(
     ax: Axes,  # where
@@ -258,10 +259,12 @@ def loop_figure(
         plot_provenance(ax, table, s)
         ax.set_title(f"Where do the training images come from? {s}", fontsize=10, fontweight="bold")
     for ax, (label, s, n) in zip(below.subplots(1, len(pairs), squeeze=False).flat, pairs):
-        draw_pairs(ax, kept[s], n, label)
+        copies = table[(table.metric == "memorized") & (table.space == "pixel")]
+        copies = copies[(copies.strategy == s) & (copies.iteration == n)].value
+        draw_pairs(ax, kept[s], n, label, copies.mean() if len(copies) else None)
     below.suptitle(
-        "Are they copies? Samples over their nearest training images (mean distance)", fontsize=10,
-        fontweight="bold")
+        "Are they copies? Samples over their nearest training images (mean distance of these; copies of all)",
+        fontsize=9.5, fontweight="bold")
     return fig
 
 # %% ../nbs/11_plots.ipynb #03a2c6a6

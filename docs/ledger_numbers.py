@@ -5,7 +5,8 @@ A number stands between two comments, the first of which says which row of figur
     <!-- claim=10 n_train=256 paradigm=accumulate space=pixel says="same direction" -->0.63 times<!-- / -->
 
 One row must match; the reading is `last` where none is said. `says` is the verdict that the words around the
-number were written for: where the records say otherwise this is an error, and the words must be written anew.
+number were written for, `sure` (yes or no) whether it survives Holm's correction: where the records say
+otherwise this is an error, and the words must be written anew.
 `show` names another column than the difference with its interval. The table of all claims stands between
 `<!-- ledger -->` and `<!-- /ledger -->`. Of figures/records/rule.csv, when selection helps,
 `<!-- rule space=pixel -->` is the break-even novelty, and the table of its test stands between
@@ -35,7 +36,7 @@ def number(
 ) -> str:
     "What stands there. Raises ValueError where no row or several match, or the verdict is another."
     where = dict(part.split("=", 1) for part in shlex.split(words))
-    says, show = where.pop("says", None), where.pop("show", None)
+    says, sure, show = (where.pop(k, None) for k in ("says", "sure", "show"))
     rows = ledger[ledger.reading == where.pop("reading", "last")]
     for column, value in where.items():
         rows = rows[rows[column].astype(str) == value]
@@ -45,6 +46,8 @@ def number(
     if says and row.verdict != says:
         found = f"{row.verdict!r}: {size_text(row)}"
         raise ValueError(f"{words!r}: the records say {found} (write the words around it anew)")
+    if sure and (sure == "yes") != (row.holm < 0.05):
+        raise ValueError(f"{words!r}: the records say p = {row.holm:.3g} after Holm's correction")
     if show:
         return f"{row[show]:.2f}" if abs(row[show]) < 10 else f"{row[show]:,.0f}"
     return size_text(row)
