@@ -30,7 +30,7 @@ SIDES = ("left", "right")
 def small(tmp_path_factory):
     "One study: vanilla under both paradigms, greedy under one, and an arm with other steps of seed 0."
     folder = tmp_path_factory.mktemp("records")
-    varied = lambda table: table.paradigm.nunique() > 1 and table.seed.nunique() > 1
+    varied = lambda table: set(table.arm) >= {"vanilla", "greedy"} and table.paradigm.nunique() > 1 and table.seed.nunique() > 1
     name = next(n for n, (t, _) in read_studies(RECORDS).items() if varied(t))
     table = read_table(RECORDS / f"{name}.csv")
     table = table[table.arm.isin(["vanilla", "greedy"]) & table.seed.isin([0, 1])]
