@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import sys
 
 import numpy as np
@@ -152,6 +153,12 @@ def test_every_published_number_has_its_claim(ledger):
     assert len(table) == len(published) == 82
     none = set(table[table.claim.astype(str).str.startswith("none")].id)
     assert none == {"fid-ffhq-it1", "fid-cifar-it1", "gs-ffhq-it1", "gs-cifar-it1"}
+    by_id = table.set_index("id")
+    assert set(by_id.index[by_id.claim.str.endswith("against it")]) == {"fid-ffhq-rep-gre", "fid-ffhq-rep-tdf"}
+    assert by_id.loc["fid-cifar-rep-tdf", "ours, as close"] == "not run"  # of digits there is only the other selector
+    close = ledger[(ledger.claim == 10) & (ledger.reading == "last") & (ledger.novelty <= 0.75)]
+    counted = by_id.loc["fid-cifar-rep-gre", "ours, as close"]
+    assert sum(map(int, re.findall(r"\d+", counted))) == len(close)
 
 
 def test_regimes_are_steps_and_the_novelty_that_they_make():
