@@ -26,7 +26,7 @@ from collapse_nb.evidence import (
 from collapse_nb.loop import run_loop
 from collapse_nb.metrics import t_interval
 from collapse_nb.predictors import correlation, leave_one_out, points, within
-from collapse_nb.sizes import NEVER, onset, predict_onset
+from collapse_nb.sizes import forecast
 from collapse_nb.sweep import collect, collect_named_study, read_table, recorded_iterations, run_named_study
 
 KEY = ["config", "iteration", "set", "metric", "space", "source", "label", "stage"]  # what a number is
@@ -156,19 +156,19 @@ def test_points_take_logarithms_of_distances_only():
     with pytest.raises(ValueError, match="dinov2.*pixel"): metric_columns(t, "dinov2")
 
 
-def test_the_onset_is_predicted_from_other_sizes():
-    novelty = {8: [1, .8, .7, .6, .4], 16: [1, .8, .7, .6, .4], 32: [1, .9, .9, .9, .9], 4: [.4, .3, .3, .3, .3]}
-    t = table([dict(n_train=n, iteration=i + 1, metric="novelty", value=v) for n, values in novelty.items() for i, v in enumerate(values)])
-    found = predict_onset(t).set_index("n_train")
-    assert found.onset.to_dict() == {4: 1, 8: 5, 16: 5, 32: NEVER} and found.stays.to_dict() == {4: 1, 8: NEVER, 16: NEVER, 32: NEVER}
-    others = np.mean([[v / values[1] for v in values] for n, values in novelty.items() if n != 8], axis=0)
-    assert found.loc[8, "predicted"] == onset([1, .8, *(.8 * others[2:])]) and found.loc[8, "factor"] == onset([1, .8, .64, .512, .4096])
+def test_the_last_iteration_is_foretold_from_the_other_sizes():
+    gs = {8: [8, 4, 3, 2], 16: [8, 8, 4, 4], 32: [9, 6, 6, 1.5]}
+    t = table([dict(n_train=n, iteration=i + 1, metric="gs", value=v) for n, values in gs.items() for i, v in enumerate(values)])
+    found = forecast(t).reset_index().set_index("n_train")
+    assert found.measured.to_dict() == pytest.approx({8: 2, 16: 4, 32: 1.5}) and found.stays.to_dict() == pytest.approx({8: 4, 16: 8, 32: 6})
+    assert found.factor.to_dict() == pytest.approx({8: 1, 16: 8, 32: 6 * (2 / 3) ** 2})
+    assert found.course.to_dict() == pytest.approx({8: 4 * (1 / 2 * 1 / 4) ** .5, 16: 8 * (1 / 2 * 1 / 4) ** .5, 32: 6 * 1 / 2})
 
 
-def test_with_one_size_nothing_is_predicted():
-    t = table([dict(n_train=8, iteration=i + 1, metric="novelty", value=v) for i, v in enumerate([1, .8, .4])])
-    (one,) = predict_onset(t).itertuples()
-    assert math.isnan(one.predicted) and one.onset == 3 and one.factor == NEVER
+def test_with_one_size_no_course_is_known():
+    t = table([dict(n_train=8, iteration=i + 1, metric="gs", value=v) for i, v in enumerate([1, .8, .4])])
+    (one,) = forecast(t).itertuples()
+    assert math.isnan(one.course) and one.factor == pytest.approx(.64) and one.measured == pytest.approx(.4)
 
 
 @pytest.mark.parametrize("fields, kept", [
