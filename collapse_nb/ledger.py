@@ -197,4 +197,3 @@ def _against(number, claim: Claim, published: pd.DataFrame) -> bool:
 def _counted(rows: pd.DataFrame) -> str:
     "Verdicts and how many."
     return ", ".join(f"{n} {verdict}" for verdict, n in rows.verdict.value_counts().items()) or "not run"
-

@@ -245,6 +245,9 @@ def test_numbers_in_readme_and_findings_are_the_ledgers(ledger):
     assert f"-->{size_text(row[row.reading == 'last'].iloc[0])}<!--" in filled
     for wrong, words in ((place.format("opposite"), "write the words around it anew"), ("<!-- claim=10 -->1<!-- / -->", "rows of the ledger")):
         with pytest.raises(ValueError, match=words): ledger_numbers.fill(wrong, ledger)
+    for p, sure in ((0.01, "no"), (0.2, "yes"), (float("nan"), "yes")):  # Holm's p, and what a text must not say of it
+        with pytest.raises(ValueError, match="after Holm's correction"):
+            ledger_numbers.fill(place.format(f'same direction" sure="{sure}'), ledger.assign(holm=p))
 
 
 def test_the_table_of_the_text_is_the_ledgers():
