@@ -791,6 +791,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'collapse_nb.panels._with_relative': ('panels.html#_with_relative', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels.ablation_figure': ('panels.html#ablation_figure', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels.arm_looks': ('panels.html#arm_looks', 'collapse_nb/panels.py'),
+                                    'collapse_nb.panels.arm_title': ('panels.html#arm_title', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels.change_words': ('panels.html#change_words', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels.each_setting': ('panels.html#each_setting', 'collapse_nb/panels.py'),
                                     'collapse_nb.panels.in_order': ('panels.html#in_order', 'collapse_nb/panels.py'),

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
 from .metrics import METRICS
@@ -23,7 +24,8 @@ from .selection import STRATEGIES
 # %% ../nbs/11_curves.ipynb #1eb0e177
 _C = sns.color_palette("colorblind")
 STYLE = dict(vanilla=dict(color=_C[0], ls="--", marker="o"),
-    threshold_decay=dict(color=_C[2], ls="-.", marker="s"), greedy=dict(color=_C[3], ls="-", marker="^"),
+    threshold_decay=dict(color=_C[2], ls="-.", marker="s", ms=6, mfc="none"),
+    greedy=dict(color=_C[3], ls="-", marker="^"),
     max_entropy=dict(color=_C[4], ls=(0, (6, 1, 1, 1, 1, 1)), marker="D"),
     guarded=dict(color="#000000", ls=(0, (1, 1)), marker="v"))
 _OWN = [dict(color=color, ls=(0, (4, 1, 1, 1)), marker=marker)  # of strategies that are registered elsewhere
@@ -38,7 +40,7 @@ def line_style(
         own = [x for x in STRATEGIES if x not in STYLE]
         place = own.index(name) if name in own else crc32(name.encode())
         return _OWN[place % len(_OWN)] | dict(ms=4, lw=1.5)
-    return STYLE[name] | dict(ms=4, lw=1.5)
+    return dict(ms=4, lw=1.5) | STYLE[name]
 
 def size_style(
     n: int,  # N
@@ -53,9 +55,9 @@ def size_style(
 def source_color(
     source: int,  # 0: real images; n: generated at iteration n
 ) -> str:  # hex
-    "Where a training image comes from: grey for real, else from light to dark; again from 11 on."
-    shades = sns.color_palette("viridis_r", 10).as_hex()
-    return shades[(source - 1) % 10] if source else "#bfbfbf"
+    "Where a training image comes from: grey for real, else from light to dark violet; again from 11 on."
+    shades = sns.light_palette("#5a00b3", 12)[2:]
+    return to_hex(shades[(source - 1) % 10]) if source else "#bfbfbf"
 
 # %% ../nbs/11_curves.ipynb #f627cdee
 def metric_title(metric: str) -> str:

@@ -28,7 +28,7 @@ from .curves import source_color, space_title, usual_space
 from .evidence import study_pictures
 from .health_page import data_uri, png_bytes
 from .names import NAMES
-from .panels import ARM_TITLES
+from .panels import arm_title
 from .pictures import kept_iterations, pictures
 from .plots import plot_provenance
 from .project import project_root, write_whole
@@ -227,7 +227,7 @@ def _look(strategy: str) -> dict:
     dash = {"-": "", "--": "6 3", "-.": "8 2.5 1.5 2.5"}.get(style["ls"])
     if dash is None:  # (0, (on, off, ...)), in widths of the line
         dash = " ".join(f"{1.5 * x:g}" for x in style["ls"][1])
-    return dict(title=ARM_TITLES.get(strategy, strategy), about=_ABOUT.get(strategy, ""), color=to_hex(light),
+    return dict(title=arm_title(strategy), about=_ABOUT.get(strategy, ""), color=to_hex(light),
                 dark=to_hex(light + (1 - light) * white), dash=dash, marker=style["marker"])
 
 def explorer_data(

@@ -140,8 +140,8 @@ def draw_pairs(
     draw_tiles(ax, both, ["generated", "nearest in $D_n$"], size=6)
     words = f"{title}iteration {iteration}: distance {kept[f'distance-{iteration}'].mean():.0f}"
     if copies is not None:
-        words += f", strict copies {copies:.0%}"
-    ax.set_title(words, loc="left", fontsize=8)
+        words += f", copies {copies:.0%}"
+    ax.set_title(words, loc="left", fontsize=7.5)
 
 def draw_copies(
     ax: Axes,  # where
@@ -212,9 +212,9 @@ def _gloss(strategy: str) -> str:
     return f"{strategy}: {words[:60]}" if words else strategy
 
 _QUESTIONS = {  # what a newcomer asks -> metric, axis
-    "Are the samples new?": ("gs_relative", "GS of $G_n$ over GS of unseen\nreal images (pixels); 0: copies"),
+    "Are the samples new?": ("gs_relative", "GS of samples over GS of\nunseen images (pixels); 0: copies"),
     "Is the training set varied?": ("entropy", "entropy of $D_n$\n(pixels, nats)"),
-    "Do the samples look real?": ("frechet", "Frechet distance of $E_n$\n({space})"),
+    "Do the samples look real?": ("frechet", "Frechet distance of samples\n({space})"),
 }
 
 def _draw_question(
@@ -232,9 +232,10 @@ def _draw_question(
         for strategy in table.strategy.unique():
             mean = pick(table, "novelty", "pixel", strategy=strategy).groupby("iteration").value.mean()
             ax.plot(mean.index, mean.values, color=line_style(strategy)["color"], ls=":", lw=1.2)
-        ax.set_ylim(0)
-        ax.annotate("dotted: novelty, over samples of $D_n$'s own sources", (0.02, 0.03),
-            xycoords="axes fraction", color="0.35")
+        ax.axhline(1, color="0.35", lw=0.8)
+        ax.set_ylim(0, max(1.15, ax.get_ylim()[1]))
+        words = "1: as far as unseen images.\nSolid: real ones; dotted:\nones of $D_n$'s sources (novelty)"
+        ax.annotate(words, (0.03, 0.97), xycoords=("axes fraction", "data"), color="0.35", va="top")
     if metric == "frechet":
         _reference_line(ax, table, "frechet_d1", space, "the real training images themselves")
         ax.set_ylim(0)
@@ -247,7 +248,7 @@ def loop_figure(
     title, strategies = setting(table), list(table.strategy.unique())
     bars = strategies[:2]
     pairs = _pairs_to_show(kept, bars)
-    fig = plt.figure(figsize=(11, 6.6), layout="constrained")
+    fig = plt.figure(figsize=(9.5, 6.6), layout="constrained")
     top, middle, below = fig.subfigures(3, 1, height_ratios=[2.8, 2.3, 1.5])
     axes = top.subplots(1, len(_QUESTIONS))
     for ax, question in zip(axes, _QUESTIONS):
@@ -262,9 +263,8 @@ def loop_figure(
         copies = table[(table.metric == "memorized") & (table.space == "pixel")]
         copies = copies[(copies.strategy == s) & (copies.iteration == n)].value
         draw_pairs(ax, kept[s], n, label, copies.mean() if len(copies) else None)
-    below.suptitle(
-        "Are they copies? Samples over their nearest training images (mean distance of these; copies of all)",
-        fontsize=9.5, fontweight="bold")
+    words = "Samples over their nearest training images (distance: of these; strict copies: of all)"
+    below.suptitle(f"Are they copies? {words}", fontsize=9.5, fontweight="bold")
     return fig
 
 # %% ../nbs/11_plots.ipynb #03a2c6a6

@@ -219,7 +219,7 @@ def scatter_figure(
         found = points(table, x)
         for ax, dataset in zip(row, datasets):
             some = found[found.dataset == dataset]
-            results[x, dataset] = _scatter(ax, some, looks, short_title(dataset))
+            results[x, dataset] = _scatter(ax, some, looks, f"{short_title(dataset)}: with log GS")
             ax.set_xlabel(f"{name}\n({'$10^5$, ' * _PREDICTORS[x]}pixels 0..255)")
             if _PREDICTORS[x]:
                 _undo_log(ax.xaxis, some.x)
@@ -236,7 +236,7 @@ def scatter_figure(
 
 def _undo_log(axis: Axis, logs: pd.Series):
     "Plain numbers, in 1e5, on an axis of logarithms."
-    nice = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(*np.exp([logs.min(), logs.max()]))
+    nice = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(*np.exp([logs.min(), logs.max()]))
     axis.set_major_locator(FixedLocator(np.log(nice[nice > 0])))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.exp(v) / 1e5:.3g}"))
 
