@@ -15,6 +15,7 @@ import pandas as pd
 
 from .claims import CLAIMS, PAPERS_NOVELTY, REGIME, Claim, Correlated, OverSizes, Question
 from .claims import SELECTORS, RealShare, all_sizes, question_text, regime_text, regimes
+from .curves import short_title
 from .evidence import holm, verdict_of
 
 # %% ../nbs/11e_ledger.ipynb #843c3493
@@ -110,14 +111,19 @@ def size_text(
     return f"{value} ({low} to {high}, {row['seeds']:.0f} {unit})"
 
 def _cell(rows: pd.DataFrame) -> str:
-    "What the regimes of one column say of a claim's first measure."
+    "How often each verdict; unfolded, what each regime says."
+    if rows.empty:
+        return "not run"
     parts = []
     for _, row in rows.iterrows():
         n = f"N = {row.n_train:,}" if row.n_train else "all N"
-        where = f"{row.dataset}, {n}, {row.paradigm}"
+        where = f"{short_title(row.dataset)}, {n}, {row.paradigm}"
         where += "" if math.isnan(row.novelty) else f" ({row.novelty:.2f})"
         parts.append(f"{where}: {size_text(row)}: **{row.verdict}**")
-    return "<br>".join(parts) or "not run"
+    if len(parts) == 1:
+        return parts[0]
+    counts = ", ".join(f"{verdict} {n}" for verdict, n in rows.verdict.value_counts().items())
+    return f"**{counts}**<details><summary>each</summary>{'<br>'.join(parts)}</details>"
 
 def ledger_lines(
     ledger: pd.DataFrame,  # as `make_ledger` returns
