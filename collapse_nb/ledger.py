@@ -122,8 +122,7 @@ def _cell(rows: pd.DataFrame) -> str:
         parts.append(f"{where}: {size_text(row)}: **{row.verdict}**")
     if len(parts) == 1:
         return parts[0]
-    counts = ", ".join(f"{verdict} {n}" for verdict, n in rows.verdict.value_counts().items())
-    return f"**{counts}**<details><summary>each</summary>{'<br>'.join(parts)}</details>"
+    return f"**{_counted(rows)}**<details><summary>each</summary>{'<br>'.join(parts)}</details>"
 
 def ledger_lines(
     ledger: pd.DataFrame,  # as `make_ledger` returns

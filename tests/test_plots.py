@@ -181,5 +181,5 @@ def test_pictures_in_notebooks_have_alternative_texts(path):
 def test_pictures_of_the_readme_and_the_findings_have_alternative_texts():
     texts = [(ROOT / name).read_text() for name in ("README.md", "docs/findings.md")]
     found = [re.findall(r"!\[([^\]]*)\]\((?:\.\./)?(figures/[^)]+)\)", text) for text in texts]
-    assert [len(f) for f in found] == [1, 7]
+    assert [len(f) for f in found] == [1, 6]
     assert all(len(words) > 20 and (ROOT / file).with_suffix(".svg").exists() for words, file in sum(found, []))
