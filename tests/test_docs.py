@@ -119,7 +119,7 @@ def test_pictures_have_alternative_texts(pages):
         if not re.search(r'\balt="[^"]{8,}"', i) or re.search(r'alt="[^"]*\.png"', i)
     ]
     said = re.search(r'<img\b[^>]*alt="([^"]*)"', pages["nbs/fig_demo"])[1]
-    assert "Frechet distance of E_n (classifier features); share of D_n. Horizontal: iteration n" in said
+    assert "Frechet distance of samples (classifier features); share of D_n. Horizontal: iteration n" in said
 
 
 @pytest.mark.slow
