@@ -266,7 +266,8 @@ def raise_failures(
 _TEXTS = dict.fromkeys(  # columns in which 45e52868 is no number
     ("arm", "selected_in", "pool_factor", "tau", "guidance", "space", "config", "commit", "stage"), str)
 # many rows, read by no comparison: they stay in the run directories
-_IN_RUNS = ("class_share", "predicted_labels")
+_IN_RUNS = ("class_share", "predicted_labels", "confidence", "seconds",
+            "gs_low", "gs_high", "memorized_low", "memorized_high")
 
 def read_table(
     file: str | Path,  # NAME.csv, as `collect` writes it
@@ -336,7 +337,7 @@ def _recorded_of_others(file: Path, images: Path, new: set[str]) -> tuple[list[p
     return [table[~table.config.isin(new)]], kept
 
 def _without_details(table: pd.DataFrame) -> pd.DataFrame:
-    "A study's table: no classes, scores of real images once, no shares of 0 but theirs: none are left."
+    "A study's table: what comparisons read, scores of real images once, of shares of 0 theirs alone."
     nothing = (table.metric == "share") & (table.value == 0) & (table.source != 0)
     again = table.set.isin(["D_1", "real"]) & (table.iteration > 1)
     return table[~(table.metric.isin(_IN_RUNS) | nothing | again)]
