@@ -205,7 +205,10 @@ def paired(
     """What an arm changes, paired by seed, with a 95% t interval. Raises ValueError when the records mix
     settings, or no seed has both."""
     rows = table[(table.metric == metric) & (table.space == space) & table[by].isin([arm, base])]
-    n = iteration if iteration is not None or rows.empty else last_common(rows, by)
+    if rows.empty:
+        there = ", ".join(map(str, table[by].unique()))
+        raise ValueError(f"{by} = {arm!r}, {base!r}: no {metric}[{space}] of these (there are: {there})")
+    n = last_common(rows, by) if iteration is None else iteration
     rows = up_to(rows, n, last)
     _check_setting(rows, by)
     both = rows.pivot_table("value", "seed", by).reindex(columns=[arm, base]).dropna()

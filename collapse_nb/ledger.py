@@ -110,6 +110,10 @@ def size_text(
     unit = "runs" if row["scale"] in ("r", "partial r", "a doubling of N") else "seeds"
     return f"{value} ({low} to {high}, {row['seeds']:.0f} {unit})"
 
+def _counted(rows: pd.DataFrame) -> str:
+    "Verdicts and how many."
+    return ", ".join(f"{n} {verdict}" for verdict, n in rows.verdict.value_counts().items()) or "not run"
+
 def _cell(rows: pd.DataFrame) -> str:
     "How often each verdict; unfolded, what each regime says."
     if rows.empty:
@@ -198,7 +202,3 @@ def _against(number, claim: Claim, published: pd.DataFrame) -> bool:
     "Does a selector's published number lie on the other side of vanilla's than the claim says?"
     vanilla = published[published.id == re.sub("-(gre|tdf)$", "-van", number.id)]
     return bool(((number.value - vanilla.value) * claim.questions[0].sign < 0).any())
-
-def _counted(rows: pd.DataFrame) -> str:
-    "Verdicts and how many."
-    return ", ".join(f"{n} {verdict}" for verdict, n in rows.verdict.value_counts().items()) or "not run"

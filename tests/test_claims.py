@@ -23,6 +23,7 @@ from collapse_nb.predictors import correlation
 from collapse_nb.records import records
 from collapse_nb.selection import STRATEGIES
 from collapse_nb.sweep import collect
+from collapse_nb.sizes import forecast, records_by_size
 
 SELECTION = tuple(c for c in CLAIMS if c.number in (8, 9, 10))  # an arm against vanilla
 
@@ -259,3 +260,16 @@ def test_the_table_of_the_text_is_the_ledgers():
     again = make_ledger(table)
     assert ledger_lines(committed) == ledger_lines(again)
     assert ledger_lines(again)[2].count("same direction") >= 3
+
+
+def test_the_forecasts_of_the_text_are_those_of_the_records():
+    table, _ = records_by_size("digits, digits-sizes", ROOT / "figures" / "records")
+    text = " ".join((ROOT / "docs" / "findings.md").read_text().split())
+
+    def missed(metric, rule):
+        found = forecast(table, metric)
+        return np.exp((np.log(found[rule] / found.measured) ** 2).groupby("n_train").mean() ** .5)
+    course, stays = missed("frechet", "course"), missed("frechet", "stays")
+    assert f"{course.min():.2f} to {course.max():.2f}, whichever N is left out" in text and f"by {stays.min():.1f} to {stays.max():.1f}." in text
+    assert (missed("gs", "course") < missed("gs", "stays")).to_dict() == {64: False, 128: True, 256: True, 512: True}
+    assert all((missed("novelty", rule) >= missed("novelty", "stays")).any() for rule in ("course", "factor"))

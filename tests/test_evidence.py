@@ -156,6 +156,10 @@ def test_points_take_logarithms_of_distances_only():
     with pytest.raises(ValueError, match="dinov2.*pixel"): metric_columns(t, "dinov2")
 
 
+def test_an_arm_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="arm = 'gredy', 'vanila'.*there are: "): paired(table([{}]), "gs", "pixel", "gredy", "vanila")
+
+
 def test_the_last_iteration_is_foretold_from_the_other_sizes():
     gs = {8: [8, 4, 3, 2], 16: [8, 8, 4, 4], 32: [9, 6, 6, 1.5]}
     t = table([dict(n_train=n, iteration=i + 1, metric="gs", value=v) for n, values in gs.items() for i, v in enumerate(values)])
