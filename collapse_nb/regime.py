@@ -91,8 +91,8 @@ def rule_lines(
     rule: pd.DataFrame,  # as `rule_table` returns
 ) -> list[str]:  # a Markdown table
     "What the rule predicted for regimes that it was not made on, and what came out."
-    titles = ("images", "paradigm", "N", "steps", "novelty", "Frechet distance in", "greedy over vanilla",
-              "rule", "found")
+    titles = ("images", "paradigm", "N", "steps", "novelty (pixels)", "Frechet distance in",
+              "greedy over vanilla", "rule", "found")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rule[~rule.made_on].itertuples():
         numbers = {k: math.log(getattr(row, k)) for k in ("difference", "low", "high")}
