@@ -28,9 +28,10 @@ from .project import project_root
 from .saving import save_figure, show
 
 # %% ../nbs/11b_panels.ipynb #662d49e8
-_WORDS = {"max_entropy": "max_entropy (ours)", "guarded": "guarded (ours)", "train_factor=2": "all 2N",
-    "train_factor=4": "all 4N", "fresh=0.1": "10% fresh", "selected_in=classifier": "by features",
-    "guidance=2": "guidance 2"}
+_WORDS = {"max_entropy": "max_entropy (ours)", "guarded": "guarded (ours)", "guidance=2": "guidance 2",
+    "train_factor=2": "all 2N", "train_factor=4": "all 4N", "fresh=0.1": "10% fresh",
+    "selected_in=classifier": "by features"}
+_PLACE = {name: i for i, name in enumerate(STYLE)}
 
 def arm_title(arm: str) -> str:
     "An arm in words, for a legend; what has none stays as it is."
@@ -38,8 +39,7 @@ def arm_title(arm: str) -> str:
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     "Records sorted by strategy, in the order of `curves.STYLE`: vanilla first."
-    place = {name: i for i, name in enumerate(STYLE)}
-    return table.sort_values("strategy", key=lambda s: s.map(place), kind="stable")
+    return table.sort_values("strategy", key=lambda s: s.map(_PLACE), kind="stable")
 
 def each_setting(
     table: pd.DataFrame,  # records
@@ -84,8 +84,8 @@ def arm_looks(
         markers = [m for m in "Dv^PXos" if m != own["marker"]]
         for i, arm in enumerate(changed):
             dash = ((0, (5, 2)), "-.", (0, (8, 2, 2, 2)), (0, (3, 3)))[i % 4]  # dotted is a reference
-            marker = markers[i % len(markers)]
-            looks[arm] = own | dict(color=shades[i], ls=dash, marker=marker, ms=4, mfc="white")
+            hollow = dict(marker=markers[i % len(markers)], ms=4, mfc="white", color=shades[i], ls=dash)
+            looks[arm] = own | hollow
     return looks
 
 _FLOOR = "real images, same N"
@@ -125,12 +125,11 @@ def legend_above(
             found.setdefault(label, handle)
     if _FLOOR in found:
         found[_FLOOR] = found.pop(_FLOOR)  # the last one
-    place = {name: i for i, name in enumerate(STYLE)}
-    found = dict(sorted(found.items(), key=lambda item: place.get(item[0].split(", ")[0], len(place))))
+    found = dict(sorted(found.items(), key=lambda item: _PLACE.get(item[0].split(", ")[0], len(_PLACE))))
     if dotted:
         found[dotted] = plt.Line2D([], [], color="0.4", ls=":", lw=1.3)
-    fig.legend(found.values(), [arm_title(s) for s in found], loc="outside upper center",
-        ncols=columns, title=title or None, handlelength=3, columnspacing=1.2)
+    shape = dict(ncols=columns, title=title or None, handlelength=3, columnspacing=1.2)
+    fig.legend(found.values(), map(arm_title, found), loc="outside upper center", **shape)
 
 # %% ../nbs/11b_panels.ipynb #e6d5f095
 def strategy_panels(
@@ -184,7 +183,7 @@ def _last_panel(
     if metric == "frechet":
         ax.axhline(pick(some, "frechet_d1", space).value.mean(), color="0.4", ls=":", lw=1.2)
         ax.set_ylim(0)
-    names = [arm_title(arm).replace(", ", "\n") for arm in looks]
+    names = [arm_title(a).replace(", ", "\n") for a in looks]
     ax.set_xticks(range(len(looks)), names, fontsize=6.5, rotation=90)
     ax.set_ylabel(f"{metric_title(metric)}\nat iteration {n}")
 
@@ -275,9 +274,8 @@ def panel_words(
     "Paired differences at the last iteration that both reached, their 95% t intervals, and what these say."
     out = []
     for name, paradigm, some in each_setting(in_order(table)):
-        there = set(some.arm)
         for arm, base in pairs_of(some.arm.unique()) if pairs is None else pairs:
-            if not {arm, base} <= there:
+            if not {arm, base} <= set(some.arm):
                 continue
             for metric, space in [with_space(m, some) for m in metrics]:
                 found = paired(some, metric, space, arm, base, ratio=metric in LOGARITHMIC)

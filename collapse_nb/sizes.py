@@ -88,8 +88,8 @@ def sizes_words(
     return "\n".join(out)
 
 # %% ../nbs/11c_sizes.ipynb #69313217
-RULES = dict(  # what each says of the last iteration
-    stays="as iteration 2", factor="the factor from 1 to 2 repeats", course="as the other N since 2")
+# of the last iteration: as iteration 2; the factor from 1 to 2 repeats; as the other N went since 2
+RULES = "stays", "factor", "course"
 
 def forecast(
     table: pd.DataFrame,  # records of one dataset: vanilla runs of several sizes
